@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The manifest: the small file that makes a snapshot exist. JSON with a digest line; see FORMAT.md.
+//
+// What it says of the content (root, sizes, parent, point in time, disk, instance) never changes; its labels (name, description, expiry) may, by atomically
+// replacing the file. Pure: values in, bytes out.
+#pragma once
+
+#include "nbd-export/store/tree.h"
+
+G_BEGIN_DECLS
+
+#define VS_MANIFEST_ERROR (vs_manifest_error_quark())
+GQuark vs_manifest_error_quark(void);
+
+typedef enum {
+    VS_MANIFEST_ERROR_CORRUPT,     // damaged, or no manifest
+    VS_MANIFEST_ERROR_UNSUPPORTED, // of a newer format
+} VsManifestError;
+
+#define VS_MANIFEST_MAX_BYTES (8u << 20) // a VM definition may be in it
+
+typedef struct {
+    char *id;          // s-…
+    char *group;       // ssg-…, NULL: not in one
+    char *name;        // NULL: none
+    char *description; // NULL: none
+    char *kind;        // "manual" or "auto"
+    char *mode;        // "full" or "incremental"
+    char *mode_reason; // why full, NULL for an incremental
+    char *parent;      // id of the disk's snapshot before it, NULL: first
+    char *consistency; // "crash" or "filesystem"
+    int64_t created_at_us;  // the point in time, µs since the epoch
+    int64_t expires_at_us;  // 0: never
+    uint64_t generation;    // number of this snapshot in its disk's chain, from 1
+    uint64_t virtual_size_bytes;
+    uint64_t read_bytes;    // pulled over NBD
+    uint64_t new_bytes;     // stored for it
+    VsDigest root;
+
+    char *instance_id;
+    char *instance_name;
+    char *instance_kind;  // "libvirt", "qmp", NULL: an unattached image
+    char *instance_definition; // free text (domain XML; what was attached where), NULL: none
+    char *disk_id;
+    char *disk_target;
+    char *disk_source;  // the image, absolute path or URI
+    char *disk_format;
+    char *disk_chain;   // JSON text: file names of the image's backing chain, top first; decides whether a bitmap still counts
+    char *bitmap;       // name of the dirty bitmap started at the point in time, NULL: none
+} VsManifest;
+
+VsManifest *vs_manifest_new(void);
+VsManifest *vs_manifest_copy(const VsManifest *manifest);
+void vs_manifest_free(VsManifest *manifest);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsManifest, vs_manifest_free)
+
+GBytes *vs_manifest_encode(const VsManifest *manifest);
+// Every field is checked (ids' form, sizes, known words); unknown members are ignored.
+VsManifest *vs_manifest_decode(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Ids: prefix + 20 of [a-z0-9]. new draws from the kernel's random numbers.
+char *vs_id_new(const char *prefix); // "s-", "ssg-", "r-"
+bool vs_id_is_valid(const char *id, const char *prefix);
+// Derived: the same for the same key (disks "d-", instances "i-").
+char *vs_id_from_key(const char *prefix, const char *key);
+
+G_END_DECLS

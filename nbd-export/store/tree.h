@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A snapshot's Merkle tree over its chunks.
+//
+// Leaves (level 0 nodes) hold the digests of VS_TREE_FANOUT consecutive chunks, a node of level n the digests of as many nodes of level n−1.
+// The height follows from the number of chunks alone, so that equal content has one root. Zero chunks and zero subtrees are VS_DIGEST_ZERO and not stored.
+// A tree of one node level has height 1. A root of VS_DIGEST_ZERO is a disk of zeroes of any size.
+//
+// Pure but for VsTreeIo, through which nodes are loaded and stored. Errors of VsTreeIo are passed on. One thread at a time.
+#pragma once
+
+#include "nbd-export/store/digest.h"
+
+G_BEGIN_DECLS
+
+#define VS_TREE_ERROR (vs_tree_error_quark())
+GQuark vs_tree_error_quark(void);
+
+typedef enum {
+    VS_TREE_ERROR_CORRUPT, // a node that can't be what its digest's place in the tree says
+} VsTreeError;
+
+#define VS_TREE_FANOUT 64u
+#define VS_TREE_NODE_MAX_BYTES (16 + VS_TREE_FANOUT * VS_DIGEST_BYTES)
+#define VS_TREE_MAX_HEIGHT 11 // 64^11 > 2^64
+
+typedef struct {
+    uint8_t level;
+    VsDigest children[VS_TREE_FANOUT];
+} VsTreeNode;
+
+// Canonical coding of a node (FORMAT.md). encode returns the length. A node without any child is never encoded.
+size_t vs_tree_node_encode(const VsTreeNode *node, uint8_t bytes[VS_TREE_NODE_MAX_BYTES]);
+bool vs_tree_node_decode(const void *bytes, size_t length, unsigned level, VsTreeNode *node,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+typedef struct {
+    // Fills node with the node of that digest and level.
+    bool (*load)(gpointer self, const VsDigest *digest, unsigned level, VsTreeNode *node,
+                 GError **error);
+    // Stores the encoded node and gives its digest.
+    bool (*store)(gpointer self, const void *bytes, size_t length, VsDigest *digest,
+                  GError **error);
+    gpointer self;
+} VsTreeIo;
+
+// A tree as its root, and the number of chunks of the disk it covers.
+typedef struct {
+    VsDigest root;
+    uint64_t chunk_count;
+} VsTree;
+
+unsigned vs_tree_height(uint64_t chunk_count); // ≥ 1
+
+// Builds a tree from a base (NULL: zeroes) by setting chunks in ascending order. Memory: one node per level. The base may have another chunk count: what lies beyond the
+// new one is dropped, what lies beyond the base's is zero until set.
+typedef struct _VsTreeBuilder VsTreeBuilder;
+VsTreeBuilder *vs_tree_builder_new(const VsTreeIo *io, const VsTree *base, uint64_t chunk_count);
+void vs_tree_builder_free(VsTreeBuilder *builder);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsTreeBuilder, vs_tree_builder_free)
+bool vs_tree_builder_set(VsTreeBuilder *builder, uint64_t index, const VsDigest *digest,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Ends building; *tree is the result.
+bool vs_tree_builder_finish(VsTreeBuilder *builder, VsTree *tree,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Calls visit for each chunk of [first, first + count) that is not zero, ascending; visit returns false with error to stop.
+typedef bool (*VsTreeVisitFunc)(uint64_t index, const VsDigest *digest, gpointer user_data,
+                                GError **error);
+bool vs_tree_walk(const VsTreeIo *io, const VsTree *tree, uint64_t first, uint64_t count,
+                  VsTreeVisitFunc visit, gpointer user_data,
+                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Calls visit for each node (level ≥ 0, is_chunk false) and chunk (is_chunk true) reachable; descend() tells whether a node that is met is to be entered, so that shared
+// subtrees are visited once by a caller that remembers. Order: parents first.
+typedef struct {
+    bool (*enter)(gpointer self, const VsDigest *node); // false: skip this subtree
+    bool (*chunk)(gpointer self, const VsDigest *chunk, GError **error);
+    gpointer self;
+} VsTreeReach;
+bool vs_tree_reach(const VsTreeIo *io, const VsTree *tree, const VsTreeReach *reach,
+                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Calls visit for each chunk index at which the trees differ, ascending, with both digests; equal subtrees are not read. A chunk beyond one tree's end counts as
+// zero there.
+typedef bool (*VsTreeDiffFunc)(uint64_t index, const VsDigest *a, const VsDigest *b,
+                               gpointer user_data, GError **error);
+bool vs_tree_diff(const VsTreeIo *io, const VsTree *a, const VsTree *b, VsTreeDiffFunc visit,
+                  gpointer user_data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Digest of the chunk at index. A cursor remembers the last path, so that ascending look-ups are cheap.
+typedef struct _VsTreeCursor VsTreeCursor;
+VsTreeCursor *vs_tree_cursor_new(const VsTreeIo *io, const VsTree *tree);
+void vs_tree_cursor_free(VsTreeCursor *cursor);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsTreeCursor, vs_tree_cursor_free)
+bool vs_tree_cursor_get(VsTreeCursor *cursor, uint64_t index, VsDigest *digest,
+                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+G_END_DECLS

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// An instance and its disks, as a hypervisor driver describes them.
+#pragma once
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+G_BEGIN_DECLS
+
+typedef struct {
+    char *id;      // d-…, "" until identified
+    char *target;  // the name users know: qdev id, device id or node name
+    GPtrArray *aliases; // char *: other names that select it
+    char *node;    // QEMU's node that holds the format
+    char *source;  // image, absolute path or URI
+    char *format;  // "qcow2", "raw", …
+    GPtrArray *chain; // char *: image and its backing files, top first
+    uint64_t virtual_size_bytes;
+    bool persistent_bitmaps; // the image can store them
+    bool iothread;
+    GPtrArray *bitmaps; // VsQmpBitmap *: what is recorded on the node
+    char *unavailable;  // why it can't be snapshotted now (another job has it), NULL: it can
+} VsDisk;
+
+typedef struct {
+    char *id;     // i-…
+    char *name;
+    char *kind;   // "qmp", "libvirt"
+    char *status; // "running", "paused", "stopped"
+    char *definition; // text for the manifest, NULL: none
+    GPtrArray *disks; // VsDisk *
+} VsInstance;
+
+VsDisk *vs_disk_new(void);
+void vs_disk_free(VsDisk *disk);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDisk, vs_disk_free)
+VsInstance *vs_instance_new(void);
+void vs_instance_free(VsInstance *instance);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInstance, vs_instance_free)
+
+// The disk that name selects (id, target or alias), NULL: none. Borrowed.
+VsDisk *vs_instance_find_disk(const VsInstance *instance, const char *name);
+
+G_END_DECLS
