@@ -19,7 +19,7 @@ using namespace support;
 namespace
 {
 
-constexpr VsRecordGeometry GEOMETRY = {64, 2};
+constexpr uint32_t MAX_DISKS = 3;
 constexpr off_t IMAGE_SIZE_BYTES = 1024 * 1024;
 
 class CheckRecords : public testing::Test
@@ -40,14 +40,14 @@ class CheckRecords : public testing::Test
     std::string
     path(uint32_t disk) const
     {
-        return dir_.file(disk == 0 ? "a.raw" : "b.raw");
+        return dir_.file(std::string(1, static_cast<char>('a' + disk)) + ".raw");
     }
-    static VsRecord
-    record(uint32_t disk, uint64_t sequence)
+    VsRecord
+    record(uint32_t disk, uint64_t sequence) const
     {
         VsRecord result;
 
-        vs_record_fill(&result, GEOMETRY, disk, sequence);
+        vs_record_fill(&result, geometry_, disk, sequence);
         return result;
     }
     void
@@ -56,19 +56,23 @@ class CheckRecords : public testing::Test
         EXPECT_EQ(static_cast<ssize_t>(length),
                   pwrite(fds_[disk], &content, length, static_cast<off_t>(slot * sizeof content)));
     }
-    // What the writer leaves after its record @last_a on the first and @last_b on the second disk.
+    // What the writer leaves when its last records are @last, from the first disk on.
     void
-    write_up_to(uint64_t last_a, uint64_t last_b)
+    write_up_to(const std::vector<uint64_t> &last)
     {
-        for (uint64_t sequence = 1; sequence <= last_a; sequence++)
-            put(0, record(0, sequence).slot, record(0, sequence));
-        for (uint64_t sequence = 1; sequence <= last_b; sequence++)
-            put(1, record(1, sequence).slot, record(1, sequence));
+        geometry_.disks = static_cast<uint32_t>(last.size());
+        for (uint32_t disk = 0; disk < geometry_.disks; disk++)
+            for (uint64_t sequence = 1; sequence <= last[disk]; sequence++)
+                put(disk, record(disk, sequence).slot, record(disk, sequence));
     }
     Outcome
     check() const
     {
-        return check_records({path(0), path(1)});
+        std::vector<std::string> images;
+
+        for (uint32_t disk = 0; disk < geometry_.disks; disk++)
+            images.push_back(path(disk));
+        return check_records(images);
     }
     void
     expect_refused(const std::string &reason) const
@@ -82,12 +86,13 @@ class CheckRecords : public testing::Test
 
   private:
     TempDir dir_;
-    int fds_[2];
+    VsRecordGeometry geometry_ = {64, 2};
+    int fds_[MAX_DISKS];
 };
 
 TEST_F(CheckRecords, AcceptsBothDisksAtTheSameRecord)
 {
-    write_up_to(20, 20);
+    write_up_to({20, 20});
     Outcome outcome = check();
     EXPECT_EQ(0, outcome.exit_code) << outcome.err;
     EXPECT_EQ("seq_a=20 seq_b=20 records_ok=40\n", outcome.out);
@@ -95,7 +100,7 @@ TEST_F(CheckRecords, AcceptsBothDisksAtTheSameRecord)
 
 TEST_F(CheckRecords, AcceptsTheFirstDiskOneAheadAfterManyRounds)
 {
-    write_up_to(1001, 1000);
+    write_up_to({1001, 1000});
     Outcome outcome = check();
     EXPECT_EQ(0, outcome.exit_code) << outcome.err;
     EXPECT_EQ("seq_a=1001 seq_b=1000 records_ok=128\n", outcome.out);
@@ -103,13 +108,13 @@ TEST_F(CheckRecords, AcceptsTheFirstDiskOneAheadAfterManyRounds)
 
 TEST_F(CheckRecords, AcceptsTheVeryFirstRecord)
 {
-    write_up_to(1, 0);
+    write_up_to({1, 0});
     EXPECT_EQ("seq_a=1 seq_b=0 records_ok=1\n", check().out);
 }
 
 TEST_F(CheckRecords, RefusesATornRecord)
 {
-    write_up_to(100, 100);
+    write_up_to({100, 100});
     // Record 101 has reached its slot only by half: the rest is that of record 37.
     put(0, record(0, 101).slot, record(0, 101), 2048);
     expect_refused("torn record");
@@ -117,40 +122,46 @@ TEST_F(CheckRecords, RefusesATornRecord)
 
 TEST_F(CheckRecords, RefusesAnOldRecordWhereANewerOneBelongs)
 {
-    write_up_to(100, 100);
+    write_up_to({100, 100});
     put(1, record(1, 90).slot, record(1, 90 - 64));
     expect_refused("holds record 26, must hold 90");
 }
 
 TEST_F(CheckRecords, RefusesALostRecord)
 {
-    write_up_to(20, 20);
+    write_up_to({20, 20});
     put(0, record(0, 7).slot, VsRecord());
     expect_refused("holds record 0, must hold 7");
 }
 
 TEST_F(CheckRecords, RefusesTheSecondDiskAhead)
 {
-    write_up_to(100, 101);
+    write_up_to({100, 101});
     expect_refused("write order");
 }
 
 TEST_F(CheckRecords, RefusesTheFirstDiskTwoAhead)
 {
-    write_up_to(102, 100);
+    write_up_to({102, 100});
+    expect_refused("write order");
+}
+
+TEST_F(CheckRecords, RefusesAThirdDiskAheadOfTheSecond)
+{
+    write_up_to({100, 99, 100});
     expect_refused("write order");
 }
 
 TEST_F(CheckRecords, RefusesARecordInAnotherSlot)
 {
-    write_up_to(20, 20);
+    write_up_to({20, 20});
     put(0, record(0, 25).slot, record(0, 5));
     expect_refused("of slot");
 }
 
 TEST_F(CheckRecords, RefusesARecordOfTheOtherDisk)
 {
-    write_up_to(20, 20);
+    write_up_to({20, 20});
     put(1, record(1, 5).slot, record(0, 5));
     expect_refused("record of disk 0, not 1");
 }
@@ -159,7 +170,7 @@ TEST_F(CheckRecords, RefusesForeignBytes)
 {
     VsRecord noise = VsRecord();
 
-    write_up_to(20, 20);
+    write_up_to({20, 20});
     noise.payload[3] = 1;
     put(0, record(0, 40).slot, noise);
     expect_refused("neither zero nor a record");
@@ -172,7 +183,7 @@ TEST_F(CheckRecords, RefusesDisksWithoutAnyRecord)
 
 TEST_F(CheckRecords, RefusesAnImageThatEndsEarly)
 {
-    write_up_to(100, 100);
+    write_up_to({100, 100});
     ASSERT_EQ(0, truncate(path(1).c_str(), 32 * 4096));
     expect_refused("ends before slot 32");
 }
