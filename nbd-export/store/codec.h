@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // How an object (chunk or node) is coded in a pack: as it is, or compressed with zstd.
 //
-// Pure. One VsCodec context per thread (it owns zstd's state and is reused). What does not shrink by at least 1/16 is
-// stored as it is; the decision to try is cheap for data that will not compress.
+// Pure. One VsCodec context per thread (it owns zstd's state and is reused). What does not shrink
+// by at least 1/16 is stored as it is; the decision to try is cheap for data that will not
+// compress.
 #pragma once
 
 #include "nbd-export/store/digest.h"
@@ -29,11 +30,16 @@ VsCodec *vs_codec_new(int zstd_level);
 void vs_codec_free(VsCodec *codec);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsCodec, vs_codec_free)
 
+// A buffer of the codec of at least length bytes, for the stored form of what is to be decoded
+// next. Valid until the codec's next call but decode.
+void *vs_codec_scratch(VsCodec *codec, size_t length);
+
 // Codes raw; *stored points to raw itself or to a buffer of the codec, valid until its next call.
 VsCoding vs_codec_encode(VsCodec *codec, const void *raw, size_t raw_length, const void **stored,
                          size_t *stored_length);
 
-// Decodes into raw, which must come out as exactly raw_length bytes with the digest expected (VS_CODEC_ERROR_CORRUPT otherwise).
+// Decodes into raw (stored may be raw itself if the coding is plain), which must come out as
+// exactly raw_length bytes with the digest expected (VS_CODEC_ERROR_CORRUPT otherwise).
 bool vs_codec_decode(VsCodec *codec, VsCoding coding, const void *stored, size_t stored_length,
                      void *raw, size_t raw_length, const VsDigest *expected,
                      GError **error) G_GNUC_WARN_UNUSED_RESULT;

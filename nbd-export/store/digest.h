@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The name of a piece of content: SHA-256 of its bytes.
 //
-// All 32 bytes zero is no digest of anything we will meet; it is the constant for a chunk of zeroes and for a
-// subtree that holds nothing else, which are never stored.
+// All 32 bytes zero is no digest of anything we will meet; it is the constant for a chunk of zeroes
+// and for a subtree that holds nothing else, which are never stored.
 #pragma once
 
 #include <glib.h>

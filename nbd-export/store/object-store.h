@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Where a repository's files live: named immutable (or atomically replaced) objects.
 //
-// The one interface to storage: put, get range, size, list, remove. Names are relative, of the form "folder/name",
-// made of [A-Za-z0-9._-] and '/', no component beginning with '.'; anything else is refused. Implemented by a directory (directory-store.h); an
-// S3 store is to follow, so nothing here assumes a file descriptor or a partial write. All calls may be made from any thread at once.
+// The one interface to storage: put, get range, size, list, remove. Names are relative, of the form
+// "folder/name", made of [A-Za-z0-9._-] and '/', no component beginning with '.'; anything else is
+// refused. Implemented by a directory (directory-store.h); an S3 store is to follow, so nothing
+// here assumes a file descriptor or a partial write. All calls may be made from any thread at once.
 #pragma once
 
 #include <gio/gio.h>
@@ -26,10 +27,17 @@ typedef enum {
 
 typedef struct _VsObjectStore VsObjectStore;
 
+// Gives the next bytes of an object that is being written: fills buffer with at most capacity
+// bytes, *length_bytes 0 at the end.
+typedef bool (*VsObjectSourceFunc)(gpointer user_data, void *buffer, size_t capacity,
+                                   size_t *length_bytes, GError **error);
+
 typedef struct {
     void (*free)(VsObjectStore *store);
     bool (*put)(VsObjectStore *store, const char *name, const struct iovec *parts,
                 unsigned part_count, GError **error);
+    bool (*put_stream)(VsObjectStore *store, const char *name, VsObjectSourceFunc source,
+                       gpointer user_data, GError **error);
     bool (*get_range)(VsObjectStore *store, const char *name, uint64_t offset, void *buffer,
                       size_t length, GError **error);
     bool (*get_size)(VsObjectStore *store, const char *name, uint64_t *size, GError **error);
@@ -45,10 +53,17 @@ struct _VsObjectStore {
 void vs_object_store_free(VsObjectStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsObjectStore, vs_object_store_free)
 
-// Creates or atomically replaces the object from the parts' bytes. Durable on return (content and name); on failure the
-// old object, or none, is there, and nothing else is left behind.
+// Whether name may name an object.
+bool vs_object_name_is_valid(const char *name);
+
+// Creates or atomically replaces the object from the parts' bytes. Durable on return (content and
+// name); on failure the old object, or none, is there, and nothing else is left behind.
 bool vs_object_store_put(VsObjectStore *store, const char *name, const struct iovec *parts,
                          unsigned part_count, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// As put, of an object that is too large for memory: source is called until it gives no more. Its
+// error is passed on.
+bool vs_object_store_put_stream(VsObjectStore *store, const char *name, VsObjectSourceFunc source,
+                                gpointer user_data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // Fills buffer with exactly length bytes from offset.
 bool vs_object_store_get_range(VsObjectStore *store, const char *name, uint64_t offset,
                                void *buffer, size_t length,
@@ -58,7 +73,8 @@ GBytes *vs_object_store_get(VsObjectStore *store, const char *name, size_t max_b
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool vs_object_store_get_size(VsObjectStore *store, const char *name, uint64_t *size_bytes,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
-// Names (without the folder; char *) of the folder's objects, in no order, recursing one fan-out level is the implementation's business. An absent folder is empty.
+// Names of the folder's objects (char *), without the folder and such that folder + "/" + name is
+// the object ("ab/abcd…" in packs/), in no order. An absent folder is empty.
 GPtrArray *vs_object_store_list(VsObjectStore *store, const char *folder,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // Durable on return. No such object: VS_OBJECT_STORE_ERROR_NOT_FOUND.
