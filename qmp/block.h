@@ -90,8 +90,11 @@ bool vs_qmp_set_write_threshold(VsQmpClient *client, const char *node, uint64_t 
 bool vs_qmp_bitmap_remove(VsQmpClient *client, const char *node, const char *name,
                           GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// File descriptor sets. add passes fd with a free-form label ("opaque") and gives the set's id, so
-// that QEMU can open it as /dev/fdset/ID.
+// File descriptor sets. add passes fd (borrowed) with a free-form label ("opaque") and gives the
+// set's id, so that QEMU can open it as /dev/fdset/ID. QEMU opens such a file with the access mode
+// that fd has. It drops sets that nothing uses when the QMP connection closes. A removed descriptor
+// is closed only while the VM runs: of a paused VM (QEMU 7.2) the set stays listed until someone
+// removes it, or another one, once it runs again.
 typedef struct {
     int64_t id;
     GPtrArray *labels; // of char *, one for each descriptor that has one
