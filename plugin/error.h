@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Errors as users and orchestrators see them: one enumerator for each outcome that a caller branches on, with its exit status and
-// the cloud API's code.
+// Errors as users and orchestrators see them: one enumerator for each outcome that a caller
+// branches on, with its exit status and the cloud API's code.
 #pragma once
 
 #include <glib.h>
@@ -23,16 +23,23 @@ typedef enum {
     VS_ERROR_INVALID_TAG_VALUE,   // exit 2, InvalidTagValue.Malformed
     VS_ERROR_DUPLICATE_TAG_KEY,   // exit 2, Duplicate.TagKey
     VS_ERROR_INVALID_RETENTION,   // exit 2, InvalidRetentionDays.Malformed
-    VS_ERROR_BUSY,                // exit 3, IncorrectDiskStatus.CreatingSnapshot: a snapshot is in progress
-    VS_ERROR_INSTANCE_STATUS,     // exit 3, IncorrectInstanceStatus
-    VS_ERROR_DISK_STATUS,         // exit 3, IncorrectDiskStatus
-    VS_ERROR_SNAPSHOT_STATUS,     // exit 3, InvalidSnapshotId.NotReady
-    VS_ERROR_QUOTA,               // exit 3, QuotaExceed.Snapshot
-    VS_ERROR_REPOSITORY_BUSY,     // exit 3, Operation.Conflict
+    VS_ERROR_BUSY, // exit 3, IncorrectDiskStatus.CreatingSnapshot: a snapshot is in progress
+    VS_ERROR_INSTANCE_STATUS, // exit 3, IncorrectInstanceStatus
+    VS_ERROR_DISK_STATUS,     // exit 3, IncorrectDiskStatus
+    VS_ERROR_SNAPSHOT_STATUS, // exit 3, InvalidSnapshotId.NotReady
+    VS_ERROR_QUOTA,           // exit 3, QuotaExceed.Snapshot
+    VS_ERROR_REPOSITORY_BUSY, // exit 3, Operation.Conflict
 } VsError;
 
-// Exit status (1..3) and API code of any error that reaches the top, also of the lower layers' domains.
+// Exit status (1..3) and API code of any error that reaches the top, also of the lower layers'
+// domains.
 int vs_error_exit_status(const GError *error);
 const char *vs_error_api_code(const GError *error);
+
+// Text from outside made fit for a line of output: control characters and bytes that
+// aren't UTF-8 as \xNN or \uNNNN; shortened where it is long. vs_error_quote() also puts it into
+// quotes, for naming what the user gave. NULL is "".
+char *vs_error_escape(const char *text, size_t max_characters) G_GNUC_WARN_UNUSED_RESULT;
+char *vs_error_quote(const char *text) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS
