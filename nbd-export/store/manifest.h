@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// The manifest: the small file that makes a snapshot exist. JSON with a digest line; see FORMAT.md.
+// The manifest: the small file that makes a snapshot exist.
 //
-// What it says of the content (root, sizes, parent, point in time, disk, instance) never changes; its labels (name, description, expiry) may, by atomically
-// replacing the file. Pure: values in, bytes out.
+// What it says of the content (root, sizes, parent, point in time, disk, instance) never changes;
+// its labels (name, description, expiry) may, by atomically replacing the file. Pure: values in,
+// bytes out.
+//
+// The file is a sealed JSON document (sealed-json.h): "format" and then the members of VsManifest,
+// by their names, in their order. Texts are strings, or null for NULL; numbers are integers from 0
+// to 2^63 − 1; root is 64 lower-case hex digits. Members that a reader doesn't know are ignored, so
+// a member may be added without a new format; a higher "format" is refused.
 #pragma once
 
+#include "nbd-export/store/id.h"
 #include "nbd-export/store/tree.h"
 
 G_BEGIN_DECLS
@@ -17,36 +24,38 @@ typedef enum {
     VS_MANIFEST_ERROR_UNSUPPORTED, // of a newer format
 } VsManifestError;
 
+#define VS_MANIFEST_FORMAT 1
 #define VS_MANIFEST_MAX_BYTES (8u << 20) // a VM definition may be in it
 
 typedef struct {
-    char *id;          // s-…
-    char *group;       // ssg-…, NULL: not in one
-    char *name;        // NULL: none
-    char *description; // NULL: none
-    char *kind;        // "manual" or "auto"
-    char *mode;        // "full" or "incremental"
-    char *mode_reason; // why full, NULL for an incremental
-    char *parent;      // id of the disk's snapshot before it, NULL: first
-    char *consistency; // "crash" or "filesystem"
-    int64_t created_at_us;  // the point in time, µs since the epoch
-    int64_t expires_at_us;  // 0: never
-    uint64_t generation;    // number of this snapshot in its disk's chain, from 1
+    char *id;              // s-…
+    char *group;           // ssg-…, NULL: not in one
+    char *name;            // NULL: none
+    char *description;     // NULL: none
+    char *kind;            // "manual" or "auto"
+    char *mode;            // "full" or "incremental"
+    char *mode_reason;     // why full, NULL for an incremental
+    char *parent;          // id of the disk's snapshot before it, NULL: first
+    char *consistency;     // "crash" or "filesystem"
+    int64_t created_at_us; // the point in time, µs since the epoch
+    int64_t expires_at_us; // 0: never
+    uint64_t generation;   // number of this snapshot in its disk's chain, from 1
     uint64_t virtual_size_bytes;
-    uint64_t read_bytes;    // pulled over NBD
-    uint64_t new_bytes;     // stored for it
+    uint64_t read_bytes; // pulled over NBD
+    uint64_t new_bytes;  // stored for it
     VsDigest root;
 
     char *instance_id;
     char *instance_name;
-    char *instance_kind;  // "libvirt", "qmp", NULL: an unattached image
+    char *instance_kind;       // "libvirt", "qmp", NULL: an unattached image
     char *instance_definition; // free text (domain XML; what was attached where), NULL: none
     char *disk_id;
     char *disk_target;
-    char *disk_source;  // the image, absolute path or URI
+    char *disk_source; // the image, absolute path or URI
     char *disk_format;
-    char *disk_chain;   // JSON text: file names of the image's backing chain, top first; decides whether a bitmap still counts
-    char *bitmap;       // name of the dirty bitmap started at the point in time, NULL: none
+    char *disk_chain; // JSON text: file names of the image's backing chain, top first; decides
+                      // whether a bitmap still counts
+    char *bitmap;     // name of the dirty bitmap started at the point in time, NULL: none
 } VsManifest;
 
 VsManifest *vs_manifest_new(void);
@@ -54,14 +63,11 @@ VsManifest *vs_manifest_copy(const VsManifest *manifest);
 void vs_manifest_free(VsManifest *manifest);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsManifest, vs_manifest_free)
 
+// A text that is not UTF-8 (a path) comes out escaped: vs_sealed_json_escape(). Never fails:
+// whether a reader would take it, only decode says (which a commit asks before it writes).
 GBytes *vs_manifest_encode(const VsManifest *manifest);
-// Every field is checked (ids' form, sizes, known words); unknown members are ignored.
+// Every field is checked (ids' form, sizes, known words); unknown members are ignored. Needed are:
+// id, kind, mode, consistency, disk_id, root and the numbers; instance_id is an "i-" id or NULL.
 VsManifest *vs_manifest_decode(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-
-// Ids: prefix + 20 of [a-z0-9]. new draws from the kernel's random numbers.
-char *vs_id_new(const char *prefix); // "s-", "ssg-", "r-"
-bool vs_id_is_valid(const char *id, const char *prefix);
-// Derived: the same for the same key (disks "d-", instances "i-").
-char *vs_id_from_key(const char *prefix, const char *key);
 
 G_END_DECLS
