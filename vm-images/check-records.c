@@ -7,7 +7,7 @@
  *
  * Prints `seq_a=N seq_b=M records_ok=K` and exits 0, else prints one line and exits 1; 2: usage.
  */
-#include "record.h"
+#include "vm-images/record.h"
 
 #include <errno.h>
 #include <fcntl.h>

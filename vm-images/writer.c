@@ -8,7 +8,7 @@
  * Once a second it prints `writer: seq=N max_ms=M worst_ms=W`: the last complete sequence, and
  * the longest write with flush since the line before and since the start.
  */
-#include "record.h"
+#include "vm-images/record.h"
 
 #include <errno.h>
 #include <fcntl.h>
