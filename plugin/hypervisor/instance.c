@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "plugin/hypervisor/instance.h"
+
+#include "qmp/block.h"
+
+VsDisk *
+vs_disk_new(void)
+{
+    VsDisk *disk = g_new0(VsDisk, 1);
+    disk->id = g_strdup("");
+    disk->aliases = g_ptr_array_new_with_free_func(g_free);
+    disk->chain = g_ptr_array_new_with_free_func(g_free);
+    disk->bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)vs_qmp_bitmap_free);
+    return disk;
+}
+
+void
+vs_disk_free(VsDisk *disk)
+{
+    if (!disk)
+        return;
+    g_free(disk->id);
+    g_free(disk->target);
+    g_ptr_array_unref(disk->aliases);
+    g_free(disk->node);
+    g_free(disk->source);
+    g_free(disk->format);
+    g_ptr_array_unref(disk->chain);
+    g_ptr_array_unref(disk->bitmaps);
+    g_free(disk->unavailable);
+    g_free(disk);
+}
+
+VsInstance *
+vs_instance_new(void)
+{
+    VsInstance *instance = g_new0(VsInstance, 1);
+    instance->disks = g_ptr_array_new_with_free_func((GDestroyNotify)vs_disk_free);
+    return instance;
+}
+
+void
+vs_instance_free(VsInstance *instance)
+{
+    if (!instance)
+        return;
+    g_free(instance->id);
+    g_free(instance->name);
+    g_free(instance->kind);
+    g_free(instance->status);
+    g_free(instance->definition);
+    g_ptr_array_unref(instance->disks);
+    g_free(instance);
+}
+
+static bool
+answers_to(const VsDisk *disk, const char *name)
+{
+    return g_strcmp0(disk->id, name) == 0 || g_strcmp0(disk->target, name) == 0 ||
+           g_ptr_array_find_with_equal_func(disk->aliases, name, g_str_equal, NULL);
+}
+
+VsDisk *
+vs_instance_find_disk(const VsInstance *instance, const char *name)
+{
+    // A target outranks an alias: what one disk is called may be another one's node name.
+    for (unsigned i = 0; i < instance->disks->len; i++) {
+        VsDisk *disk = g_ptr_array_index(instance->disks, i);
+        if (g_strcmp0(disk->target, name) == 0)
+            return disk;
+    }
+    for (unsigned i = 0; i < instance->disks->len; i++)
+        if (answers_to(g_ptr_array_index(instance->disks, i), name))
+            return g_ptr_array_index(instance->disks, i);
+    return NULL;
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A point in time of a running QEMU's disks: scratch space, the transaction, its end.
+#include <string.h>
+#include <unistd.h>
+
+#include "plugin/hypervisor/qmp-driver-private.h"
+
+static void
+capture_clear(VsQmpCapture *capture)
+{
+    vs_qmp_names_clear(&capture->names);
+    g_free(capture->frozen);
+    vs_scratch_free(capture->scratch);
+    if (capture->inherited >= 0)
+        close(capture->inherited);
+    g_strfreev(capture->command);
+}
+
+static void
+forget_captures(VsQmpDriver *driver)
+{
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        capture_clear(&driver->captures[i]);
+    g_clear_pointer(&driver->captures, g_free);
+    driver->capture_count = 0;
+}
+
+// Events ----------------------------------------------------------------------------------------
+
+static const char *
+get_event_string(struct json_object *data, const char *key)
+{
+    struct json_object *member;
+    return data && json_object_object_get_ex(data, key, &member) ? json_object_get_string(member)
+                                                                  : NULL;
+}
+
+static void
+ignore_reply(struct json_object *result, const GError *error, gpointer user_data)
+{
+}
+
+// The scratch file has come near its reservation: reserve more, or give the snapshot up before a guest write fails.
+static void
+on_threshold(VsQmpDriver *driver, VsQmpCapture *capture)
+{
+    if (!vs_scratch_grow(capture->scratch, driver->lost ? NULL : &driver->lost))
+        return;
+    VsQmpCommand again = {
+        .name = "block-set-write-threshold",
+        .arguments = vs_qmp_args("node-name", vs_qmp_str(capture->names.file_node),
+                                 "write-threshold",
+                                 vs_qmp_int(vs_scratch_threshold(capture->scratch)), NULL)};
+    vs_qmp_client_send(driver->client, &again, NULL, ignore_reply, NULL);
+}
+
+static void
+on_io_error(VsQmpDriver *driver, VsQmpCapture *capture, struct json_object *data)
+{
+    const char *action = get_event_string(data, "action");
+    capture->was_paused |= g_strcmp0(action, "stop") == 0;
+    if (!driver->lost)
+        g_set_error(&driver->lost, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
+                    "keeping old blocks of disk '%s': a write to the scratch space in '%s' failed",
+                    capture->disk->disk->target, capture->scratch->folder);
+}
+
+void
+vs_qmp_driver_on_event(const char *name, struct json_object *data, gpointer user_data)
+{
+    VsQmpDriver *driver = user_data;
+    if (!name && driver->captures && !driver->lost)
+        g_set_error(&driver->lost, VS_QMP_ERROR, VS_QMP_ERROR_CLOSED,
+                    "QEMU ended, or closed its monitor '%s'", driver->socket_path);
+    if (!name)
+        return;
+    const char *node = get_event_string(data, "node-name");
+    for (unsigned i = 0; i < driver->capture_count; i++) {
+        VsQmpCapture *capture = &driver->captures[i];
+        if (g_str_equal(name, "BLOCK_WRITE_THRESHOLD") &&
+            g_strcmp0(node, capture->names.file_node) == 0)
+            on_threshold(driver, capture);
+        else if (g_str_equal(name, "BLOCK_IO_ERROR") &&
+                 g_strcmp0(node, capture->names.filter_node) == 0)
+            on_io_error(driver, capture, data);
+    }
+}
+
+// Before the point in time ----------------------------------------------------------------------
+
+static bool
+add_nodes(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable, GError **error)
+{
+    VsQmpClient *client = driver->client;
+    const VsQmpNames *names = &capture->names;
+    if (!vs_qmp_fdset_add(client, capture->scratch->fd, names->label, &capture->fdset, cancellable,
+                          error))
+        return false;
+    capture->has_fdset = true;
+    g_autofree char *filename =
+        g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, capture->fdset);
+    struct json_object *file =
+        vs_qmp_args("driver", vs_qmp_str("file"), "node-name", vs_qmp_str(names->file_node),
+                    "filename", vs_qmp_str(filename), NULL);
+    if (!vs_qmp_node_add(client, file, cancellable, error))
+        return false;
+    capture->has_file = true;
+    if (!vs_qmp_create_qcow2(client, names->create_job, names->file_node,
+                             capture->disk->disk->virtual_size_bytes, cancellable, error) ||
+        !vs_scratch_grow(capture->scratch, error))
+        return false;
+    const char *backing = capture->disk->staged ? NULL : capture->disk->disk->node;
+    struct json_object *fleece =
+        vs_qmp_args("driver", vs_qmp_str("qcow2"), "node-name", vs_qmp_str(names->fleece_node),
+                    "file", vs_qmp_str(names->file_node), "backing", vs_qmp_str(backing), NULL);
+    if (!vs_qmp_node_add(client, fleece, cancellable, error))
+        return false;
+    capture->has_fleece = true;
+    return vs_qmp_set_write_threshold(client, names->file_node,
+                                      vs_scratch_threshold(capture->scratch), cancellable, error);
+}
+
+static bool
+prepare(VsQmpDriver *driver, VsQmpCapture *capture, VsPointDisk *disk,
+        const VsScratchOptions *scratch, GError **error)
+{
+    capture->disk = disk;
+    capture->inherited = -1;
+    vs_qmp_names_init(&capture->names, driver->repository_id, disk->snapshot_id);
+    if (disk->old_bitmap)
+        capture->frozen = g_strconcat(disk->bitmap, ".frozen", NULL);
+    for (unsigned i = 0; i < disk->disk->bitmaps->len; i++) {
+        const VsQmpBitmap *bitmap = g_ptr_array_index(disk->disk->bitmaps, i);
+        if (g_strcmp0(bitmap->name, disk->old_bitmap) == 0)
+            capture->granularity_bytes = bitmap->granularity_bytes;
+    }
+    capture->scratch = vs_scratch_new(scratch->folder, scratch->most_bytes, error);
+    return capture->scratch != NULL;
+}
+
+// The point in time -----------------------------------------------------------------------------
+
+// The frozen copy of the old bitmap is what will be read; the old one keeps recording until the snapshot is accomplished.
+static void
+add_bitmap_actions(VsQmpTransaction *transaction, const VsQmpCapture *capture)
+{
+    const VsPointDisk *disk = capture->disk;
+    const char *node = disk->disk->node;
+    vs_qmp_transaction_bitmap_add(
+        transaction, &(VsQmpBitmapAdd){.node = node,
+                                       .name = disk->bitmap,
+                                       .persistent = disk->disk->persistent_bitmaps});
+    if (!capture->frozen)
+        return;
+    vs_qmp_transaction_bitmap_add(transaction,
+                                  &(VsQmpBitmapAdd){.node = node,
+                                                    .name = capture->frozen,
+                                                    .granularity_bytes = capture->granularity_bytes,
+                                                    .disabled = true});
+    vs_qmp_transaction_bitmap_merge(transaction, node, capture->frozen, node, disk->old_bitmap);
+}
+
+static void
+add_backup_action(VsQmpTransaction *transaction, const VsQmpCapture *capture)
+{
+    bool staged = capture->disk->staged;
+    vs_qmp_transaction_backup(transaction,
+                              &(VsQmpBackup){.job_id = capture->names.job,
+                                             .device = capture->disk->disk->node,
+                                             .target = capture->names.fleece_node,
+                                             .sync = !staged           ? "none"
+                                                     : capture->frozen ? "bitmap"
+                                                                       : "full",
+                                             .bitmap = staged ? capture->frozen : NULL,
+                                             .filter_node = capture->names.filter_node});
+}
+
+static bool
+start(VsQmpDriver *driver, int64_t *at_us, GCancellable *cancellable, GError **error)
+{
+    g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        add_bitmap_actions(transaction, &driver->captures[i]);
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        add_backup_action(transaction, &driver->captures[i]);
+    *at_us = g_get_real_time();
+    // Not cancellable: whether it took place must be known.
+    if (g_cancellable_set_error_if_cancelled(cancellable, error) ||
+        !vs_qmp_transaction_run(transaction, driver->client, NULL, error))
+        return false;
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        driver->captures[i].has_job = driver->captures[i].has_bitmap = true;
+    return true;
+}
+
+static bool
+count_dirty(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(driver->client, cancellable, error);
+    if (!nodes)
+        return false;
+    for (unsigned i = 0; i < driver->capture_count; i++) {
+        VsQmpCapture *capture = &driver->captures[i];
+        capture->disk->dirty_bytes = capture->disk->disk->virtual_size_bytes;
+        if (!capture->frozen)
+            continue;
+        const VsQmpNode *node = vs_qmp_find_node(nodes, capture->disk->disk->node);
+        const VsQmpBitmap *frozen = node ? vs_qmp_find_bitmap(node, capture->frozen) : NULL;
+        if (!frozen) {
+            g_set_error(error, VS_QMP_ERROR, VS_QMP_ERROR_PROTOCOL,
+                        "capturing disk '%s': the bitmap '%s' that was made is not there",
+                        capture->disk->disk->target, capture->frozen);
+            return false;
+        }
+        capture->disk->dirty_bytes = frozen->count_bytes;
+    }
+    return true;
+}
+
+bool
+vs_qmp_driver_begin(VsDriver *base, VsPointDisk *disks, unsigned count,
+                    const VsScratchOptions *scratch, int64_t *at_us, GCancellable *cancellable,
+                    GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    g_assert(!driver->captures);
+    driver->captures = g_new0(VsQmpCapture, count);
+    driver->capture_count = count;
+    for (unsigned i = 0; i < count; i++)
+        driver->captures[i].inherited = -1;
+    bool ok = true;
+    for (unsigned i = 0; i < count && ok; i++)
+        ok = prepare(driver, &driver->captures[i], &disks[i], scratch, error) &&
+             add_nodes(driver, &driver->captures[i], cancellable, error);
+    ok = ok && start(driver, at_us, cancellable, error) &&
+         count_dirty(driver, cancellable, error);
+    if (!ok) {
+        g_autoptr(GError) undo = NULL;
+        if (!vs_qmp_driver_settle(base, false, &undo))
+            g_debug("undoing a point in time: %s", undo->message);
+    }
+    return ok;
+}
+
+// The end ---------------------------------------------------------------------------------------
+
+// Success: what was recorded up to the point in time is in the snapshot now. Failure: the old bitmap has everything still.
+static bool
+settle_bitmaps(VsQmpDriver *driver, VsQmpCapture *capture, bool keep, GError **error)
+{
+    if (!capture->has_bitmap)
+        return true;
+    const VsPointDisk *disk = capture->disk;
+    if (capture->frozen && !vs_qmp_bitmap_remove(driver->client, disk->disk->node, capture->frozen,
+                                                 NULL, error))
+        return false;
+    if (keep)
+        return vs_qmp_driver_drop_bitmaps(&driver->base, disk->disk, disk->bitmap, error);
+    return vs_qmp_bitmap_remove(driver->client, disk->disk->node, disk->bitmap, NULL, error);
+}
+
+// A guest that a full scratch has stopped goes on, now that the job that needed it is gone: QEMU retries the write.
+static bool
+resume_guest(VsQmpDriver *driver, const VsQmpCapture *capture, GError **error)
+{
+    return !capture->was_paused || capture->has_job ||
+           vs_qmp_client_do(driver->client, "cont", NULL, NULL, error);
+}
+
+static void
+keep_first(GError **first, GError **failure)
+{
+    if (*failure && !*first)
+        *first = g_steal_pointer(failure);
+    g_clear_error(failure);
+}
+
+bool
+vs_qmp_driver_settle(VsDriver *base, bool keep, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    VsQmpCapture *captures = driver->captures;
+    unsigned count = driver->capture_count;
+    GError *first = NULL, *failure = NULL;
+    bool is_open = vs_qmp_client_is_open(driver->client);
+    for (unsigned i = 0; i < count && is_open; i++) {
+        if (captures[i].names.label)
+            vs_qmp_capture_remove(driver->client, &captures[i], &failure);
+        keep_first(&first, &failure);
+        resume_guest(driver, &captures[i], &failure);
+        keep_first(&first, &failure);
+    }
+    if (driver->has_server && is_open &&
+        !vs_qmp_nbd_server_stop(driver->client, NULL, &failure))
+        keep_first(&first, &failure);
+    for (unsigned i = 0; i < count && is_open; i++) {
+        settle_bitmaps(driver, &captures[i], keep, &failure);
+        keep_first(&first, &failure);
+    }
+    driver->has_server = false;
+    vs_qmp_driver_forget_server(driver);
+    forget_captures(driver);
+    if (first)
+        g_propagate_error(error, first);
+    return first == NULL;
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// What is ours in a QEMU, by name, and how it goes.
+#include <string.h>
+
+#include "plugin/hypervisor/qmp-driver-private.h"
+
+void
+vs_qmp_names_init(VsQmpNames *names, const char *repository_id, const char *snapshot_id)
+{
+    const char *id = snapshot_id + strlen("s-");
+    names->label = g_strdup_printf("%s %s %s", VS_FDSET_LABEL, repository_id, snapshot_id);
+    names->file_node = g_strconcat("vs-file-", id, NULL);
+    names->fleece_node = g_strconcat("vs-fleece-", id, NULL);
+    names->filter_node = g_strconcat("vs-filter-", id, NULL);
+    names->create_job = g_strconcat("vs-create-", id, NULL);
+    names->job = g_strconcat("vs-job-", id, NULL);
+    names->export_id = g_strconcat("vs-export-", id, NULL);
+}
+
+void
+vs_qmp_names_clear(VsQmpNames *names)
+{
+    g_free(names->label);
+    g_free(names->file_node);
+    g_free(names->fleece_node);
+    g_free(names->filter_node);
+    g_free(names->create_job);
+    g_free(names->job);
+    g_free(names->export_id);
+    memset(names, 0, sizeof *names);
+}
+
+// Runs a step of tear-down: it goes on after a failure, and the first one is reported.
+static void
+note_failure(GError **first, GError *failure)
+{
+    if (!failure)
+        return;
+    if (first && !*first)
+        *first = failure;
+    else
+        g_error_free(failure);
+}
+
+static GError *
+remove_export(VsQmpClient *client, VsQmpCapture *capture)
+{
+    GError *failure = NULL;
+    const char *id = capture->names.export_id;
+    if (vs_qmp_export_begin_delete(client, id, NULL, &failure) &&
+        vs_qmp_export_wait_deleted(client, id, VS_QMP_SETTLE_TIMEOUT_MS, NULL, &failure))
+        capture->has_export = false;
+    return failure;
+}
+
+static GError *
+remove_job(VsQmpClient *client, VsQmpCapture *capture)
+{
+    GError *failure = NULL;
+    if (vs_qmp_job_cancel(client, capture->names.job, VS_QMP_SETTLE_TIMEOUT_MS, NULL, &failure))
+        capture->has_job = false;
+    return failure;
+}
+
+static GError *
+remove_node(VsQmpClient *client, const char *node, bool *has)
+{
+    GError *failure = NULL;
+    if (vs_qmp_node_delete(client, node, NULL, &failure))
+        *has = false;
+    return failure;
+}
+
+static GError *
+remove_fdset(VsQmpClient *client, VsQmpCapture *capture)
+{
+    GError *failure = NULL;
+    if (vs_qmp_fdset_remove(client, capture->fdset, NULL, &failure))
+        capture->has_fdset = false;
+    return failure;
+}
+
+bool
+vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error)
+{
+    GError *first = NULL;
+    if (capture->has_export)
+        note_failure(&first, remove_export(client, capture));
+    if (capture->has_job)
+        note_failure(&first, remove_job(client, capture));
+    if (capture->has_fleece)
+        note_failure(&first, remove_node(client, capture->names.fleece_node, &capture->has_fleece));
+    if (capture->has_file)
+        note_failure(&first, remove_node(client, capture->names.file_node, &capture->has_file));
+    if (capture->has_fdset)
+        note_failure(&first, remove_fdset(client, capture));
+    if (first)
+        g_propagate_error(error, first);
+    return first == NULL;
+}
+
+// Leftovers -------------------------------------------------------------------------------------
+
+static bool
+has_string(const GPtrArray *strings, const char *wanted)
+{
+    return g_ptr_array_find_with_equal_func((GPtrArray *)strings, wanted, g_str_equal, NULL);
+}
+
+static bool
+has_job(const GPtrArray *jobs, const char *id)
+{
+    for (unsigned i = 0; i < jobs->len; i++)
+        if (g_str_equal(((VsQmpJob *)g_ptr_array_index(jobs, i))->id, id))
+            return true;
+    return false;
+}
+
+// What of a snapshot's objects is there now.
+static bool
+look_for(VsQmpClient *client, VsQmpCapture *capture, GCancellable *cancellable, GError **error)
+{
+    g_autoptr(GPtrArray) exports = vs_qmp_query_exports(client, cancellable, error);
+    if (!exports)
+        return false;
+    g_autoptr(GPtrArray) jobs = vs_qmp_query_jobs(client, cancellable, error);
+    if (!jobs)
+        return false;
+    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(client, cancellable, error);
+    if (!nodes)
+        return false;
+    capture->has_export = has_string(exports, capture->names.export_id);
+    capture->has_job = has_job(jobs, capture->names.job);
+    capture->has_fleece = vs_qmp_find_node(nodes, capture->names.fleece_node) != NULL;
+    capture->has_file = vs_qmp_find_node(nodes, capture->names.file_node) != NULL;
+    return true;
+}
+
+static bool
+remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset,
+                GCancellable *cancellable, GError **error)
+{
+    VsQmpCapture capture = {.fdset = fdset, .has_fdset = true};
+    vs_qmp_names_init(&capture.names, driver->repository_id, snapshot_id);
+    bool ok = look_for(driver->client, &capture, cancellable, error) &&
+              vs_qmp_job_cancel(driver->client, capture.names.create_job,
+                                VS_QMP_SETTLE_TIMEOUT_MS, cancellable, error) &&
+              vs_qmp_capture_remove(driver->client, &capture, error);
+    vs_qmp_names_clear(&capture.names);
+    return ok;
+}
+
+// The snapshot id in a label of ours, NULL: not ours.
+static const char *
+snapshot_of_label(const VsQmpDriver *driver, const char *label)
+{
+    g_autofree char *prefix =
+        g_strdup_printf("%s %s s-", VS_FDSET_LABEL, driver->repository_id);
+    return g_str_has_prefix(label, prefix) ? label + strlen(prefix) - strlen("s-") : NULL;
+}
+
+bool
+vs_qmp_driver_recover(VsDriver *base, GCancellable *cancellable, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    g_autoptr(GPtrArray) sets = vs_qmp_query_fdsets(driver->client, cancellable, error);
+    if (!sets)
+        return false;
+    bool found = false;
+    for (unsigned i = 0; i < sets->len; i++) {
+        const VsQmpFdset *set = g_ptr_array_index(sets, i);
+        const char *id = set->labels->len
+                             ? snapshot_of_label(driver, g_ptr_array_index(set->labels, 0))
+                             : NULL;
+        if (!id)
+            continue;
+        if (!remove_leftover(driver, id, set->id, cancellable, error))
+            return false;
+        found = true;
+    }
+    // An NBD server without exports beside our leftovers was ours. If it never ran or somebody has exports, this fails and changes nothing.
+    g_autoptr(GError) no_server = NULL;
+    if (found && !vs_qmp_nbd_server_stop(driver->client, cancellable, &no_server))
+        g_debug("recovering: %s", no_server->message);
+    return true;
+}
+
+bool
+vs_qmp_driver_drop_bitmaps(VsDriver *base, const VsDisk *disk, const char *keep, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    for (unsigned i = 0; i < disk->bitmaps->len; i++) {
+        const VsQmpBitmap *bitmap = g_ptr_array_index(disk->bitmaps, i);
+        if (!vs_bitmap_is_of(bitmap->name, driver->repository_id) ||
+            g_strcmp0(bitmap->name, keep) == 0)
+            continue;
+        if (!vs_qmp_bitmap_remove(driver->client, disk->node, bitmap->name, NULL, error))
+            return false;
+    }
+    return true;
+}

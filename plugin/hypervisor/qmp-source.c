@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Making a captured disk readable over NBD: from the VM's QEMU (live), or by qemu-nbd from the staging file (staged).
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "plugin/hypervisor/qmp-driver-private.h"
+
+// Name of the bitmap that a staging image carries.
+#define STAGED_BITMAP "dirty"
+#define STAGE_POLL_MS 200u
+
+// Live: QEMU's NBD server -----------------------------------------------------------------------
+
+void
+vs_qmp_driver_forget_server(VsQmpDriver *driver)
+{
+    if (driver->server_path)
+        unlink(driver->server_path);
+    if (driver->server_folder)
+        rmdir(driver->server_folder);
+    g_clear_pointer(&driver->server_path, g_free);
+    g_clear_pointer(&driver->server_folder, g_free);
+}
+
+static bool
+set_socket_error(const char *what, GError **error)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s the NBD socket: %s", what,
+                g_strerror(errno));
+    return false;
+}
+
+static bool
+fill_address(const VsQmpDriver *driver, struct sockaddr_un *address)
+{
+    address->sun_family = AF_UNIX;
+    return snprintf(address->sun_path, sizeof address->sun_path, "%s", driver->server_path) <
+           (int)sizeof address->sun_path;
+}
+
+// A listening socket in a folder that only we may enter.
+static int
+listen_privately(VsQmpDriver *driver, GError **error)
+{
+    struct sockaddr_un address = {0};
+    driver->server_folder = g_dir_make_tmp("virtsnap-XXXXXX", error);
+    if (!driver->server_folder)
+        return -1;
+    driver->server_path = g_build_filename(driver->server_folder, "nbd", NULL);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && fill_address(driver, &address) &&
+        bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 64) == 0)
+        return fd;
+    set_socket_error("creating", error);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+static bool
+start_server(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    if (driver->has_server)
+        return true;
+    int fd = listen_privately(driver, error);
+    if (fd < 0)
+        return false;
+    driver->has_server = vs_qmp_nbd_server_start(driver->client, fd, cancellable, error);
+    close(fd);
+    return driver->has_server;
+}
+
+static int
+connect_to_server(VsQmpDriver *driver, GError **error)
+{
+    struct sockaddr_un address = {0};
+    fill_address(driver, &address);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+        return fd;
+    set_socket_error("connecting to", error);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+// Once every disk that has something to read is connected, nobody else needs the socket's name.
+static void
+forget_server_if_connected(VsQmpDriver *driver)
+{
+    for (unsigned i = 0; i < driver->capture_count; i++) {
+        const VsQmpCapture *capture = &driver->captures[i];
+        if (!capture->disk->staged && !capture->is_connected && capture->disk->dirty_bytes > 0)
+            return;
+    }
+    vs_qmp_driver_forget_server(driver);
+}
+
+static bool
+open_live(VsQmpDriver *driver, VsQmpCapture *capture, VsPullSource *source,
+          GCancellable *cancellable, GError **error)
+{
+    const VsPointDisk *disk = capture->disk;
+    if (!start_server(driver, cancellable, error))
+        return false;
+    VsQmpExport export = {.id = capture->names.export_id,
+                          .node = capture->names.fleece_node,
+                          .name = disk->snapshot_id,
+                          .bitmap_node = disk->disk->node,
+                          .bitmap = capture->frozen};
+    if (!vs_qmp_export_add(driver->client, &export, cancellable, error))
+        return false;
+    capture->has_export = true;
+    int fd = connect_to_server(driver, error);
+    if (fd < 0)
+        return false;
+    capture->is_connected = true;
+    forget_server_if_connected(driver);
+    *source = (VsPullSource){.socket = fd,
+                             .export_name = disk->snapshot_id,
+                             .bitmap = capture->frozen,
+                             .live = true};
+    return true;
+}
+
+// Staged: QEMU copies, then lets go of the file -------------------------------------------------
+
+typedef struct {
+    VsQmpDriver *driver;
+    VsQmpCapture *capture;
+    VsStageProgressFunc progress;
+    gpointer user_data;
+} Stage;
+
+// Whether the copying has ended, in one way or the other.
+static bool
+has_concluded(Stage *stage, bool *concluded, GCancellable *cancellable, GError **error)
+{
+    g_autoptr(GPtrArray) jobs =
+        vs_qmp_query_jobs(stage->driver->client, cancellable, error);
+    if (!jobs)
+        return false;
+    *concluded = true;
+    for (unsigned i = 0; i < jobs->len; i++) {
+        const VsQmpJob *job = g_ptr_array_index(jobs, i);
+        if (!g_str_equal(job->id, stage->capture->names.job))
+            continue;
+        *concluded = g_str_equal(job->status, "concluded");
+        if (stage->progress)
+            stage->progress(job->current_progress, job->total_progress, stage->user_data);
+    }
+    return true;
+}
+
+static bool
+never(gpointer user_data, GError **error)
+{
+    VsQmpDriver *driver = user_data;
+    return driver->lost && vs_qmp_driver_is_lost(&driver->base, error);
+}
+
+static bool
+wait_for_copy(Stage *stage, GCancellable *cancellable, GError **error)
+{
+    VsQmpClient *client = stage->driver->client;
+    for (bool concluded = false; !concluded;) {
+        if (!has_concluded(stage, &concluded, cancellable, error))
+            return false;
+        g_autoptr(GError) waited = NULL;
+        if (!concluded && !vs_qmp_client_wait(client, never, stage->driver, STAGE_POLL_MS,
+                                              cancellable, &waited) &&
+            !g_error_matches(waited, VS_QMP_ERROR, VS_QMP_ERROR_TIMEOUT)) {
+            g_propagate_error(error, g_steal_pointer(&waited));
+            return false;
+        }
+    }
+    if (!vs_qmp_job_finish(client, stage->capture->names.job, VS_QMP_SETTLE_TIMEOUT_MS, cancellable,
+                           error))
+        return false;
+    stage->capture->has_job = false;
+    return true;
+}
+
+// The staging image takes the bitmap along that says which of its clusters count.
+static bool
+add_staged_bitmap(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
+                  GError **error)
+{
+    if (!capture->frozen)
+        return true;
+    g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
+    vs_qmp_transaction_bitmap_add(transaction,
+                                  &(VsQmpBitmapAdd){.node = capture->names.fleece_node,
+                                                    .name = STAGED_BITMAP,
+                                                    .granularity_bytes = capture->granularity_bytes,
+                                                    .persistent = true,
+                                                    .disabled = true});
+    vs_qmp_transaction_bitmap_merge(transaction, capture->names.fleece_node, STAGED_BITMAP,
+                                    capture->disk->disk->node, capture->frozen);
+    return vs_qmp_transaction_run(transaction, driver->client, cancellable, error);
+}
+
+static bool
+open_staged(Stage *stage, VsPullSource *source, GCancellable *cancellable, GError **error)
+{
+    VsQmpCapture *capture = stage->capture;
+    if (!wait_for_copy(stage, cancellable, error) ||
+        !add_staged_bitmap(stage->driver, capture, cancellable, error) ||
+        !vs_qmp_capture_remove(stage->driver->client, capture, error))
+        return false;
+    capture->inherited = dup(capture->scratch->fd); // without close-on-exec, for qemu-nbd
+    if (capture->inherited < 0)
+        return set_socket_error("duplicating the staging file for", error);
+    g_autoptr(GPtrArray) command = g_ptr_array_new();
+    g_ptr_array_add(command, g_strdup("qemu-nbd"));
+    g_ptr_array_add(command, g_strdup("--read-only"));
+    g_ptr_array_add(command, g_strdup("--format=qcow2"));
+    if (capture->frozen)
+        g_ptr_array_add(command, g_strdup("--bitmap=" STAGED_BITMAP));
+    g_ptr_array_add(command, g_strdup_printf("/dev/fd/%d", capture->inherited));
+    g_ptr_array_add(command, NULL);
+    capture->command = (char **)g_ptr_array_steal(command, NULL);
+    *source = (VsPullSource){.socket = -1,
+                             .command = (const char *const *)capture->command,
+                             .export_name = "",
+                             .bitmap = capture->frozen ? STAGED_BITMAP : NULL};
+    return true;
+}
+
+bool
+vs_qmp_driver_open_source(VsDriver *base, unsigned index, VsPullSource *source,
+                          VsStageProgressFunc progress, gpointer user_data,
+                          GCancellable *cancellable, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    VsQmpCapture *capture = &driver->captures[index];
+    if (!capture->disk->staged)
+        return open_live(driver, capture, source, cancellable, error);
+    Stage stage = {driver, capture, progress, user_data};
+    return open_staged(&stage, source, cancellable, error);
+}
+
+bool
+vs_qmp_driver_close_source(VsDriver *base, unsigned index, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    VsQmpCapture *capture = &driver->captures[index];
+    if (capture->inherited >= 0)
+        close(capture->inherited);
+    capture->inherited = -1;
+    return vs_qmp_capture_remove(driver->client, capture, error);
+}

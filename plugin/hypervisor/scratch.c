@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "plugin/hypervisor/scratch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <stdlib.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+// The first reservation; each later one doubles the file's, by at most STEP_MOST. At 1 GB/s of guest writes half of the first is
+// used up in 32 ms, which is longer than reserving takes.
+#define STEP_FIRST (64ull << 20)
+#define STEP_MOST (1ull << 30)
+// Less than this can't even hold the metadata of an image and a few clusters.
+#define STEP_LEAST (1ull << 20)
+
+static int
+open_nameless(const char *folder)
+{
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
+        return fd;
+    g_autofree char *path = g_build_filename(folder, ".virtsnap-scratch-XXXXXX", NULL);
+    fd = g_mkstemp_full(path, O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        unlink(path);
+    return fd;
+}
+
+VsScratch *
+vs_scratch_new(const char *folder, uint64_t most_bytes, GError **error)
+{
+    g_autoptr(VsScratch) scratch = g_new0(VsScratch, 1);
+    const char *configured = g_getenv("TMPDIR");
+    scratch->folder = g_strdup(folder ? folder : configured ? configured : "/var/tmp");
+    scratch->most_bytes = most_bytes ? most_bytes : G_MAXUINT64;
+    scratch->is_reserving = true;
+    scratch->fd = open_nameless(scratch->folder);
+    if (scratch->fd < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "creating a scratch file in '%s': %s", scratch->folder, g_strerror(errno));
+        return NULL;
+    }
+    return g_steal_pointer(&scratch);
+}
+
+void
+vs_scratch_free(VsScratch *scratch)
+{
+    if (!scratch)
+        return;
+    if (scratch->fd >= 0)
+        close(scratch->fd);
+    g_free(scratch->folder);
+    g_free(scratch);
+}
+
+static bool
+set_no_room(const VsScratch *scratch, const char *cause, GError **error)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
+                "reserving scratch space in '%s' beyond %" G_GUINT64_FORMAT
+                " bytes: %s; make room, or choose --scratch-dir or --scratch-size",
+                scratch->folder, scratch->reserved_bytes, cause);
+    return false;
+}
+
+static uint64_t
+free_bytes(const VsScratch *scratch)
+{
+    struct statvfs fs;
+    return fstatvfs(scratch->fd, &fs) == 0 ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
+}
+
+bool
+vs_scratch_grow(VsScratch *scratch, GError **error)
+{
+    uint64_t step = CLAMP(scratch->reserved_bytes, STEP_FIRST, STEP_MOST);
+    step = MIN(step, scratch->most_bytes - scratch->reserved_bytes);
+    // Leave some to others on a small file system.
+    step = MIN(step, free_bytes(scratch) / 4 * 3);
+    if (step < STEP_LEAST)
+        return set_no_room(scratch,
+                           scratch->reserved_bytes + STEP_LEAST > scratch->most_bytes
+                               ? "the limit set is reached"
+                               : "no space left",
+                           error);
+    if (scratch->is_reserving && fallocate(scratch->fd, FALLOC_FL_KEEP_SIZE,
+                                           scratch->reserved_bytes, step) < 0) {
+        if (errno != EOPNOTSUPP)
+            return set_no_room(scratch, g_strerror(errno), error);
+        scratch->is_reserving = false;
+    }
+    scratch->reserved_bytes += step;
+    return true;
+}
+
+uint64_t
+vs_scratch_threshold(const VsScratch *scratch)
+{
+    return scratch->reserved_bytes - MIN(scratch->reserved_bytes / 2, STEP_FIRST);
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// What a create will do, decided before anything is done. Pure: values in, values out.
+#pragma once
+
+#include "nbd-export/store/manifest.h"
+#include "plugin/hypervisor/instance.h"
+#include "plugin/snapshot/engine.h"
+
+G_BEGIN_DECLS
+
+// One disk of a plan.
+typedef struct {
+    const VsDisk *disk;   // borrowed
+    VsManifest *base;     // the disk's newest snapshot (perhaps deleted), NULL: none
+    VsManifest *manifest; // of the snapshot to come, as far as it is known
+    bool incremental;     // read only what base's bitmap says
+    bool staged;
+} VsPlanDisk;
+void vs_plan_disk_free(VsPlanDisk *disk);
+
+// Why a disk must be read in full, NULL: its bitmap can be trusted. base: its newest snapshot, may be NULL.
+char *vs_plan_full_reason(const VsDisk *disk, const VsManifest *base);
+
+// JSON text of a disk's chain, as it stands in manifests.
+char *vs_plan_chain(const VsDisk *disk);
+
+// The plan for one disk. base is taken. repository_id names the bitmap; group may be NULL.
+VsPlanDisk *vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsManifest *base,
+                         const VsCreateRequest *request, const char *repository_id,
+                         const char *group);
+
+// The disks of the request, borrowed from the instance, in its order. VS_ERROR_NO_SUCH_DISK, _INVALID_PARAMETER (named twice), _DISK_STATUS (none, or
+// not available).
+GPtrArray *vs_plan_choose(const VsInstance *instance, const char *const *names,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+G_END_DECLS

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "plugin/snapshot/session.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "plugin/error.h"
+#include "plugin/snapshot/plan.h"
+
+static const char *const qmp_prefix = "qmp:";
+
+// The socket's path, absolute and without links but for the last component.
+static char *
+socket_path(const char *instance)
+{
+    g_autofree char *absolute = g_canonicalize_filename(instance + strlen(qmp_prefix), NULL);
+    g_autofree char *folder = g_path_get_dirname(absolute);
+    g_autofree char *name = g_path_get_basename(absolute);
+    char *real = realpath(folder, NULL);
+    char *path = g_build_filename(real ? real : folder, name, NULL);
+    free(real);
+    return path;
+}
+
+static bool
+check_form(const char *instance, GError **error)
+{
+    if (g_str_has_prefix(instance, qmp_prefix) && instance[strlen(qmp_prefix)])
+        return true;
+    g_set_error(error, VS_ERROR,
+                g_str_has_prefix(instance, qmp_prefix) ? VS_ERROR_INVALID_PARAMETER
+                                                       : VS_ERROR_NO_SUCH_INSTANCE,
+                "instance '%.200s': this build reaches qmp:SOCKET only", instance);
+    return false;
+}
+
+char *
+vs_engine_instance_id(const char *instance, GError **error)
+{
+    if (!check_form(instance, error))
+        return NULL;
+    g_autofree char *path = socket_path(instance);
+    g_autofree char *host = vs_host_key();
+    g_autofree char *key = g_strdup_printf("%s:%s%s", host, qmp_prefix, path);
+    return vs_id_from_key("i-", key);
+}
+
+static bool
+is_taken(const VsInstance *instance, unsigned before, const char *id)
+{
+    for (unsigned i = 0; i < before; i++)
+        if (g_str_equal(((VsDisk *)g_ptr_array_index(instance->disks, i))->id, id))
+            return true;
+    return false;
+}
+
+static bool
+identify_disks(const VsEngine *engine, VsInstance *instance, GError **error)
+{
+    g_autoptr(GPtrArray) known = vs_catalogue_known_disks(engine->catalogue, error);
+    if (!known)
+        return false;
+    g_autofree char *host = vs_host_key();
+    for (unsigned i = 0; i < instance->disks->len; i++) {
+        VsDisk *disk = g_ptr_array_index(instance->disks, i);
+        g_autofree char *id =
+            vs_disk_identify(known, host, instance->id, disk->target, disk->chain);
+        if (is_taken(instance, i, id)) {
+            // Two disks with a claim to one history (an overlay on another one's image): this one begins its own.
+            g_autofree char *key =
+                g_strdup_printf("%s:%s:%s", host, disk->source, disk->target);
+            g_free(id);
+            id = vs_id_from_key("d-", key);
+        }
+        g_free(disk->id);
+        disk->id = g_steal_pointer(&id);
+    }
+    return true;
+}
+
+static bool
+connect_driver(VsSession *session, const VsEngine *engine, const char *instance, GError **error)
+{
+    g_autofree char *path = socket_path(instance);
+    session->driver = vs_qmp_driver_connect(path, vs_repository_id(engine->repository),
+                                            engine->cancellable, error);
+    return session->driver != NULL;
+}
+
+bool
+vs_session_open(VsSession *session, const VsEngine *engine, const char *instance, bool exclusive,
+                GError **error)
+{
+    session->lock = -1;
+    g_autofree char *id = vs_engine_instance_id(instance, error);
+    if (!id)
+        return false;
+    if (exclusive) {
+        session->lock = vs_catalogue_lock_instance(engine->catalogue, id, error);
+        if (session->lock < 0)
+            return false;
+    }
+    if (!connect_driver(session, engine, instance, error))
+        return false;
+    const VsDriverOps *ops = session->driver->ops;
+    if (exclusive && !ops->recover(session->driver, engine->cancellable, error))
+        return false;
+    session->instance = ops->describe(session->driver, engine->cancellable, error);
+    if (!session->instance)
+        return false;
+    session->instance->id = g_steal_pointer(&id);
+    return identify_disks(engine, session->instance, error);
+}
+
+void
+vs_session_clear(VsSession *session)
+{
+    vs_driver_free(session->driver);
+    vs_instance_free(session->instance);
+    if (session->lock >= 0)
+        close(session->lock);
+    *session = (VsSession){.lock = -1};
+}
+
+bool
+vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsManifest **base, GError **error)
+{
+    GError *failure = NULL;
+    g_autofree char *id = vs_catalogue_newest(engine->catalogue, disk->id, &failure);
+    *base = NULL;
+    if (id)
+        *base = vs_repository_load_base(engine->repository, id, NULL, &failure);
+    if (failure)
+        g_propagate_error(error, failure);
+    return failure == NULL;
+}
+
+VsInstance *
+vs_engine_describe(const VsEngine *engine, const char *instance, GPtrArray **reasons,
+                   GError **error)
+{
+    g_auto(VsSession) session = {.lock = -1};
+    if (!vs_session_open(&session, engine, instance, false, error))
+        return NULL;
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
+    for (unsigned i = 0; i < session.instance->disks->len; i++) {
+        const VsDisk *disk = g_ptr_array_index(session.instance->disks, i);
+        g_autoptr(VsManifest) base = NULL;
+        if (!vs_session_load_base(engine, disk, &base, error))
+            return NULL;
+        g_ptr_array_add(found, disk->unavailable ? g_strdup(disk->unavailable)
+                                                 : vs_plan_full_reason(disk, base));
+    }
+    if (reasons)
+        *reasons = g_steal_pointer(&found);
+    return g_steal_pointer(&session.instance);
+}

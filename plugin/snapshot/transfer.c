@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "plugin/snapshot/transfer.h"
+
+#include "plugin/error.h"
+
+// How often the main loop looks at progress, cancellation and the state of the point in time.
+#define TICK_MS 100u
+// How often other processes get to see progress.
+#define PUBLISH_US (400 * 1000)
+
+typedef struct {
+    VsPull *pull; // NULL: nothing to read
+    VsIngest *ingest;
+    VsIngestResult result;
+    VsPullOptions options;
+    uint64_t staged_bytes; // copied by QEMU first; counts as work too
+    GError *error;
+    bool ok;
+    bool is_done; // set on the main loop
+    GMainContext *context;
+} DiskTransfer;
+
+typedef struct {
+    const VsTransferJob *job;
+    DiskTransfer *disks;
+    unsigned count;
+    int64_t started_us;
+    int64_t published_us;
+    unsigned percent; // never goes back
+    GError *lost;     // why the work was stopped from here
+} Transfer;
+
+static VsPlanDisk *
+plan_of(const Transfer *transfer, unsigned index)
+{
+    return g_ptr_array_index(transfer->job->plan, index);
+}
+
+// Progress --------------------------------------------------------------------------------------
+
+static void
+add_disk_progress(const Transfer *transfer, unsigned index, VsProgress *sum)
+{
+    const DiskTransfer *disk = &transfer->disks[index];
+    const VsPointDisk *point = &transfer->job->points[index];
+    VsPullProgress pull = {0};
+    if (disk->pull)
+        vs_pull_progress(disk->pull, &pull);
+    uint64_t total = pull.total_bytes ? pull.total_bytes : point->dirty_bytes;
+    if (disk->is_done)
+        pull.read_bytes = total;
+    sum->total_bytes += total * (point->staged ? 2 : 1);
+    sum->done_bytes += pull.read_bytes + MIN(disk->staged_bytes, total);
+}
+
+static VsProgress
+measure(const Transfer *transfer)
+{
+    VsProgress progress = {.remaining_seconds = -1};
+    for (unsigned i = 0; i < transfer->count; i++)
+        add_disk_progress(transfer, i, &progress);
+    double seconds = (g_get_monotonic_time() - transfer->started_us) / 1e6;
+    if (seconds > 0)
+        progress.rate_bytes = progress.done_bytes / seconds;
+    if (progress.rate_bytes > 0)
+        progress.remaining_seconds =
+            (progress.total_bytes - MIN(progress.done_bytes, progress.total_bytes)) /
+            progress.rate_bytes;
+    return progress;
+}
+
+static void
+publish(Transfer *transfer, const VsProgress *progress)
+{
+    int64_t now = g_get_monotonic_time();
+    if (now - transfer->published_us < PUBLISH_US)
+        return;
+    transfer->published_us = now;
+    VsCatalogue *catalogue = transfer->job->engine->catalogue;
+    // 100 is for what is accomplished.
+    unsigned percent =
+        progress->total_bytes ? MIN(99, 100.0 * progress->done_bytes / progress->total_bytes) : 0;
+    transfer->percent = MAX(transfer->percent, percent);
+    for (unsigned i = 0; i < transfer->count; i++) {
+        const char *id = plan_of(transfer, i)->manifest->id;
+        g_autoptr(GError) error = NULL;
+        if (!vs_catalogue_progress(catalogue, id, transfer->percent, progress->remaining_seconds,
+                                   &error))
+            g_debug("publishing progress of %s: %s", id, error->message);
+        if (vs_catalogue_is_cancel_requested(catalogue, id))
+            g_cancellable_cancel(transfer->job->cancellable);
+    }
+}
+
+static void
+tick(Transfer *transfer)
+{
+    const VsEngine *engine = transfer->job->engine;
+    VsProgress progress = measure(transfer);
+    if (engine->progress)
+        engine->progress(&progress, engine->progress_data);
+    publish(transfer, &progress);
+}
+
+// Whether the work must stop, with the reason.
+static bool
+must_stop(const Transfer *transfer, GError **error)
+{
+    VsDriver *driver = transfer->job->session->driver;
+    return driver->ops->is_lost(driver, error) ||
+           g_cancellable_set_error_if_cancelled(transfer->job->cancellable, error);
+}
+
+// The data plane's thread -----------------------------------------------------------------------
+
+static gboolean
+on_disk_done(gpointer user_data)
+{
+    DiskTransfer *disk = user_data;
+    disk->is_done = true;
+    return G_SOURCE_REMOVE;
+}
+
+static gpointer
+disk_main(gpointer user_data)
+{
+    DiskTransfer *disk = user_data;
+    disk->ok = vs_pull_run(disk->pull, disk->ingest, &disk->options, &disk->error) &&
+               vs_ingest_finish(disk->ingest, &disk->result, &disk->error);
+    g_main_context_invoke(disk->context, on_disk_done, disk);
+    return NULL;
+}
+
+static gboolean
+wake(gpointer user_data)
+{
+    return G_SOURCE_CONTINUE;
+}
+
+static void
+wait_for_thread(Transfer *transfer, DiskTransfer *disk)
+{
+    GSource *timer = g_timeout_source_new(TICK_MS);
+    g_source_set_callback(timer, wake, NULL, NULL);
+    g_source_attach(timer, disk->context);
+    while (!disk->is_done) {
+        g_main_context_iteration(disk->context, TRUE);
+        tick(transfer);
+        if (!transfer->lost && must_stop(transfer, &transfer->lost))
+            vs_pull_cancel(disk->pull);
+    }
+    g_source_destroy(timer);
+    g_source_unref(timer);
+}
+
+static bool
+run_disk(Transfer *transfer, unsigned index, GError **error)
+{
+    DiskTransfer *disk = &transfer->disks[index];
+    if (must_stop(transfer, error))
+        return false;
+    GThread *thread = g_thread_try_new("pull", disk_main, disk, error);
+    if (!thread)
+        return false;
+    wait_for_thread(transfer, disk);
+    g_thread_join(thread);
+    if (transfer->lost) {
+        g_clear_error(&disk->error);
+        g_propagate_error(error, g_steal_pointer(&transfer->lost));
+        return false;
+    }
+    if (!disk->ok) {
+        g_propagate_prefixed_error(error, g_steal_pointer(&disk->error), "disk '%s': ",
+                                   plan_of(transfer, index)->disk->target);
+        return false;
+    }
+    VsManifest *manifest = plan_of(transfer, index)->manifest;
+    VsPullProgress progress;
+    vs_pull_progress(disk->pull, &progress);
+    manifest->root = disk->result.tree.root;
+    manifest->new_bytes = disk->result.new_bytes;
+    manifest->read_bytes = progress.read_bytes;
+    // The connection goes first: QEMU removes an export only when its client has gone.
+    g_clear_pointer(&disk->pull, vs_pull_free);
+    g_clear_pointer(&disk->ingest, vs_ingest_free);
+    VsDriver *driver = transfer->job->session->driver;
+    return driver->ops->close_source(driver, index, error);
+}
+
+// Opening ---------------------------------------------------------------------------------------
+
+// How QEMU's own copying of one disk is reported.
+typedef struct {
+    Transfer *transfer;
+    DiskTransfer *disk;
+} StageReport;
+
+static void
+on_stage(uint64_t done, uint64_t total, gpointer user_data)
+{
+    StageReport *report = user_data;
+    report->disk->staged_bytes = done;
+    tick(report->transfer);
+}
+
+static bool
+connect_disk(Transfer *transfer, unsigned index, GError **error)
+{
+    DiskTransfer *disk = &transfer->disks[index];
+    const VsPlanDisk *plan = plan_of(transfer, index);
+    const VsTransferJob *job = transfer->job;
+    uint64_t size = plan->disk->virtual_size_bytes;
+    VsRepository *repository = job->engine->repository;
+    StageReport report = {transfer, disk};
+    VsPullSource source;
+    VsDriver *driver = job->session->driver;
+    if (!driver->ops->open_source(driver, index, &source, on_stage, &report, job->cancellable,
+                                  error))
+        return false;
+    disk->pull = vs_pull_connect(&source, size, error);
+    if (!disk->pull) {
+        g_prefix_error(error, "disk '%s': ", plan->disk->target);
+        return false;
+    }
+    VsTree base = {0};
+    if (plan->incremental)
+        base = (VsTree){plan->base->root,
+                        vs_repository_chunk_count(repository, plan->base->virtual_size_bytes)};
+    disk->ingest = vs_ingest_new(repository, plan->incremental ? &base : NULL, size, 0);
+    disk->options = (VsPullOptions){
+        .dirty_from = plan->incremental ? MIN(size, plan->base->virtual_size_bytes) : size,
+        .speed_limit_bytes = job->speed_limit_bytes};
+    disk->context = g_main_context_ref_thread_default();
+    return true;
+}
+
+// Nothing changed (or nothing there): the base's content is the snapshot's.
+static void
+take_base(const VsPlanDisk *plan)
+{
+    if (plan->incremental)
+        plan->manifest->root = plan->base->root;
+}
+
+static void
+transfer_clear(Transfer *transfer)
+{
+    for (unsigned i = 0; i < transfer->count; i++) {
+        DiskTransfer *disk = &transfer->disks[i];
+        // Reads under way write into the ingest's buffers: the connection goes first.
+        vs_pull_free(disk->pull);
+        vs_ingest_free(disk->ingest);
+        g_clear_error(&disk->error);
+        g_clear_pointer(&disk->context, g_main_context_unref);
+    }
+    g_clear_error(&transfer->lost);
+    g_free(transfer->disks);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Transfer, transfer_clear)
+
+static bool
+has_work(const VsTransferJob *job, unsigned index, bool staged)
+{
+    return job->points[index].staged == staged && job->points[index].dirty_bytes > 0;
+}
+
+bool
+vs_transfer_run(const VsTransferJob *job, GError **error)
+{
+    g_auto(Transfer) transfer = {.job = job, .count = job->plan->len};
+    transfer.disks = g_new0(DiskTransfer, transfer.count);
+    transfer.started_us = g_get_monotonic_time();
+    // All that are live are connected before the first is read, so that the socket has a name for moments only.
+    for (unsigned i = 0; i < transfer.count; i++)
+        if (has_work(job, i, false) && !connect_disk(&transfer, i, error))
+            return false;
+    for (unsigned i = 0; i < transfer.count; i++) {
+        if (job->points[i].dirty_bytes == 0)
+            take_base(plan_of(&transfer, i));
+        else if (has_work(job, i, false) && !run_disk(&transfer, i, error))
+            return false;
+    }
+    // Meanwhile QEMU has been copying the others by itself.
+    for (unsigned i = 0; i < transfer.count; i++)
+        if (has_work(job, i, true) &&
+            !(connect_disk(&transfer, i, error) && run_disk(&transfer, i, error)))
+            return false;
+    return true;
+}
