@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// A stored snapshot as a flat disk: random-access reads, each verified against its digest, and extents.
+// A stored snapshot as a flat disk: random-access reads, each verified against its digest.
 //
 // One reader per thread; readers of one repository share its chunk store. No lock, no catalogue.
 #pragma once
@@ -8,20 +8,28 @@
 
 G_BEGIN_DECLS
 
+#define VS_SNAPSHOT_READER_ERROR (vs_snapshot_reader_error_quark())
+GQuark vs_snapshot_reader_error_quark(void);
+
+typedef enum {
+    VS_SNAPSHOT_READER_ERROR_RANGE, // not within the snapshot
+} VsSnapshotReaderError;
+
 typedef struct _VsSnapshotReader VsSnapshotReader;
 
-// tree, size: as in the manifest. repository is borrowed.
+// tree (copied), size: as in the manifest. repository is borrowed, and not locked
+// (vs_repository_lock) during the reader's life.
 VsSnapshotReader *vs_snapshot_reader_new(VsRepository *repository, const VsTree *tree,
                                          uint64_t size_bytes);
 void vs_snapshot_reader_free(VsSnapshotReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsSnapshotReader, vs_snapshot_reader_free)
 
-// Reads the whole chunk at index (zero-filled beyond the disk's end) into data of the chunk size; *is_zero instead of
-// writing where it is a zero chunk.
+// Reads the whole chunk at index (zero-filled beyond the disk's end) into data of the chunk size;
+// *is_zero instead of writing where it is a zero chunk.
 bool vs_snapshot_reader_chunk(VsSnapshotReader *reader, uint64_t index, void *data, bool *is_zero,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Reads any range within the disk. Keeps the last chunk.
+// Reads any range within the disk (RANGE otherwise). Keeps the last chunk that was read in part.
 bool vs_snapshot_reader_read(VsSnapshotReader *reader, uint64_t offset, void *data, size_t length,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include "nbd-export/store/snapshot-reader.h"
+
+#include <string.h>
+
+#define NO_CHUNK UINT64_MAX
+
+struct _VsSnapshotReader {
+    VsRepository *repository;
+    VsCodec *codec;
+    VsTreeStore store;
+    VsTreeCursor *cursor;
+    uint64_t size_bytes;
+    uint64_t chunk_count;
+    uint32_t chunk_size;
+    uint64_t cached; // the chunk that cache holds, or NO_CHUNK
+    bool cached_is_zero;
+    uint8_t *cache; // of chunk_size, made at the first partial read
+};
+
+GQuark
+vs_snapshot_reader_error_quark(void)
+{
+    return g_quark_from_static_string("vs-snapshot-reader-error-quark");
+}
+
+VsSnapshotReader *
+vs_snapshot_reader_new(VsRepository *repository, const VsTree *tree, uint64_t size_bytes)
+{
+    VsSnapshotReader *reader = g_new0(VsSnapshotReader, 1);
+
+    reader->repository = repository;
+    reader->codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
+    reader->store = (VsTreeStore){vs_repository_chunks(repository), reader->codec, 0};
+    reader->size_bytes = size_bytes;
+    reader->chunk_count = tree->chunk_count;
+    reader->chunk_size = vs_repository_chunk_size(repository);
+    reader->cached = NO_CHUNK;
+    const VsTreeIo io = vs_tree_store_io(&reader->store);
+    reader->cursor = vs_tree_cursor_new(&io, tree);
+    return reader;
+}
+
+void
+vs_snapshot_reader_free(VsSnapshotReader *reader)
+{
+    if (reader == NULL)
+        return;
+    vs_tree_cursor_free(reader->cursor);
+    vs_codec_free(reader->codec);
+    g_free(reader->cache);
+    g_free(reader);
+}
+
+static bool
+fail_range(const VsSnapshotReader *reader, uint64_t offset, uint64_t length, GError **error)
+{
+    g_set_error(error, VS_SNAPSHOT_READER_ERROR, VS_SNAPSHOT_READER_ERROR_RANGE,
+                "cannot read %" G_GUINT64_FORMAT " bytes at %" G_GUINT64_FORMAT
+                ": the snapshot ends at %" G_GUINT64_FORMAT,
+                length, offset, reader->size_bytes);
+    return false;
+}
+
+bool
+vs_snapshot_reader_chunk(VsSnapshotReader *reader, uint64_t index, void *data, bool *is_zero,
+                         GError **error)
+{
+    VsDigest digest;
+
+    if (index >= reader->chunk_count)
+        return fail_range(reader, index * reader->chunk_size, reader->chunk_size, error);
+    if (!vs_tree_cursor_get(reader->cursor, index, &digest, error))
+        return false;
+    *is_zero = vs_digest_is_zero(&digest);
+    return *is_zero || vs_chunk_store_get(reader->store.chunks, reader->codec, VS_OBJECT_CHUNK,
+                                          &digest, data, reader->chunk_size, error);
+}
+
+// Part of one chunk, through the cache.
+static bool
+read_part(VsSnapshotReader *reader, uint64_t index, size_t start, uint8_t *data, size_t length,
+          GError **error)
+{
+    if (reader->cached != index) {
+        if (reader->cache == NULL)
+            reader->cache = g_malloc(reader->chunk_size);
+        reader->cached = NO_CHUNK;
+        if (!vs_snapshot_reader_chunk(reader, index, reader->cache, &reader->cached_is_zero, error))
+            return false;
+        reader->cached = index;
+    }
+    if (reader->cached_is_zero)
+        memset(data, 0, length);
+    else
+        memcpy(data, reader->cache + start, length);
+    return true;
+}
+
+static bool
+read_whole(VsSnapshotReader *reader, uint64_t index, uint8_t *data, GError **error)
+{
+    bool is_zero;
+
+    if (reader->cached == index)
+        return read_part(reader, index, 0, data, reader->chunk_size, error);
+    if (!vs_snapshot_reader_chunk(reader, index, data, &is_zero, error))
+        return false;
+    if (is_zero)
+        memset(data, 0, reader->chunk_size);
+    return true;
+}
+
+bool
+vs_snapshot_reader_read(VsSnapshotReader *reader, uint64_t offset, void *data, size_t length,
+                        GError **error)
+{
+    uint8_t *to = data;
+
+    if (offset > reader->size_bytes || length > reader->size_bytes - offset)
+        return fail_range(reader, offset, length, error);
+    while (length > 0) {
+        uint64_t index = offset / reader->chunk_size;
+        size_t start = offset % reader->chunk_size;
+        size_t part = MIN(length, reader->chunk_size - start);
+        if (part == reader->chunk_size ? !read_whole(reader, index, to, error)
+                                       : !read_part(reader, index, start, to, part, error)) {
+            g_prefix_error(error, "cannot read at %" G_GUINT64_FORMAT ": ", offset);
+            return false;
+        }
+        to += part;
+        offset += part;
+        length -= part;
+    }
+    return true;
+}
