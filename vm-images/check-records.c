@@ -132,6 +132,7 @@ check_content(const Image *image)
 {
     uint64_t slots = image->geometry.slots;
     uint64_t oldest = image->last > slots ? image->last - slots + 1 : 1;
+    uint64_t expected = image->last - oldest + 1;
 
     for (uint64_t sequence = oldest; sequence <= image->last; sequence++) {
         uint64_t slot = vs_record_slot(image->geometry, image->disk, sequence);
@@ -141,9 +142,9 @@ check_content(const Image *image)
                  (unsigned long long)slot, (unsigned long long)image->found[slot],
                  (unsigned long long)sequence, (unsigned long long)image->last);
     }
-    if (image->records != image->last - oldest + 1)
+    if (image->records != expected)
         fail("%s: %llu records, must be %llu (last is %llu)", image->path,
-             (unsigned long long)image->records, (unsigned long long)(image->last - oldest + 1),
+             (unsigned long long)image->records, (unsigned long long)expected,
              (unsigned long long)image->last);
 }
 
