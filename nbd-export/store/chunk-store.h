@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Objects by digest: chunks and nodes, deduplicated, in packs, found through an index.
 //
-// put: digest → known? → compress → current pack; a full pack goes to a background thread, which makes it durable.
-// get: index → range of a pack → decode → digest verified. A location that has gone (a pack that prune has rewritten) is looked up again
-// after reloading the index, then in packs that no index covers.
+// put: digest → known? → compress → current pack; a full pack goes to a background thread, which
+// makes it durable. get: index → range of a pack → decode → digest verified. A location that has
+// gone (a pack that prune has rewritten) is looked up again after reloading the index, then in
+// packs that no index covers.
 //
-// Any number of threads may put and get at once; one VsCodec per thread is passed in. A failed write is sticky: every later put
-// and flush fails with it. Memory: two packs, and the not yet indexed entries (bounded: at VS_CHUNK_STORE_SEGMENT_ENTRIES they become an index
-// segment on disk).
+// Any number of threads may put and get at once; one VsCodec per thread is passed in. A failed
+// write is sticky: every later put and flush fails with it. Memory: two packs, and the not yet
+// indexed entries (bounded: at VS_CHUNK_STORE_SEGMENT_ENTRIES they become an index segment on
+// disk).
 //
-// Lock order: the store's one mutex (a pthread one, so that ThreadSanitizer sees it) is a leaf; no callback is called under it.
+// Lock order: the store's one mutex (a pthread one, so that ThreadSanitizer sees it) is a leaf; no
+// callback is called under it.
 #pragma once
 
 #include "nbd-export/store/codec.h"
@@ -31,14 +34,14 @@ typedef enum {
 typedef struct _VsChunkStore VsChunkStore;
 
 // objects is borrowed and must outlive the store. Reads the index segments' headers only.
-VsChunkStore *vs_chunk_store_open(VsObjectStore *objects,
-                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+VsChunkStore *vs_chunk_store_open(VsObjectStore *objects, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // What was put and not flushed is dropped.
 void vs_chunk_store_free(VsChunkStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsChunkStore, vs_chunk_store_free)
 
-// Makes sure that the object will be there after the next flush. *digest is set. *added_bytes: what the pack grew by, 0 if it was known. Zero
-// content is the caller's affair (never put a chunk of zeroes).
+// Makes sure that the object will be there after the next flush. *digest is set. *added_bytes: what
+// the pack grew by, 0 if it was known. Zero content is the caller's affair (never put a chunk of
+// zeroes).
 bool vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const void *raw,
                         size_t raw_length, VsDigest *digest, uint64_t *added_bytes,
                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -67,14 +70,16 @@ typedef struct {
     uint64_t freed_bytes;
 } VsCompactResult;
 
-// Keeps the objects for which keep() is true: packs without any are removed, packs with less than 3/4 live bytes are rewritten, the index is made anew.
-// Safe to be killed at any time: objects are copied and durable, then the new index is, then old files go.
+// Keeps the objects for which keep() is true: packs without any are removed, packs with less than
+// 3/4 live bytes are rewritten, the index is made anew. Safe to be killed at any time: objects are
+// copied and durable, then the new index is, then old files go.
 typedef bool (*VsKeepFunc)(const VsDigest *digest, gpointer user_data);
 bool vs_chunk_store_compact(VsChunkStore *store, VsKeepFunc keep, gpointer user_data,
                             VsCompactResult *result, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Reads and verifies every object of every pack (percent: of the objects, chosen at random, 100 = all); bad() is called for each
-// that is damaged, with the pack's name and a text; digest is NULL where a whole pack can't be read.
+// Reads and verifies every object of every pack (percent: of the objects, chosen at random, 100 =
+// all); bad() is called for each that is damaged, with the pack's name and a text; digest is NULL
+// where a whole pack can't be read.
 typedef void (*VsDamageFunc)(const VsDigest *digest, const char *pack, const char *what,
                              gpointer user_data);
 bool vs_chunk_store_verify(VsChunkStore *store, double percent, VsDamageFunc bad,

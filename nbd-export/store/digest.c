@@ -17,17 +17,56 @@ fetch_sha256(void)
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
 }
 
+// Without its digest nothing may be stored or believed: it is like running out of memory.
+static void
+require(bool done)
+{
+    if (!done) {
+        g_error("SHA-256 is not available from libcrypto");
+    }
+}
+
 void
 vs_digest_compute(const void *data, size_t length, VsDigest *digest)
 {
     pthread_once(&sha256_once, fetch_sha256);
-    unsigned digest_length = 0;
-    if (sha256 == NULL ||
-        EVP_Digest(data, length, digest->bytes, &digest_length, sha256, NULL) != 1 ||
-        digest_length != VS_DIGEST_BYTES) {
-        // Without its digest nothing may be stored or believed: like running out of memory.
-        g_error("SHA-256 is not available from libcrypto");
+    require(sha256 != NULL && EVP_Digest(data, length, digest->bytes, NULL, sha256, NULL) == 1);
+}
+
+struct _VsDigestStream {
+    EVP_MD_CTX *context;
+};
+
+VsDigestStream *
+vs_digest_stream_new(void)
+{
+    pthread_once(&sha256_once, fetch_sha256);
+    VsDigestStream *stream = g_new0(VsDigestStream, 1);
+    stream->context = EVP_MD_CTX_new();
+    require(sha256 != NULL && stream->context != NULL &&
+            EVP_DigestInit_ex2(stream->context, sha256, NULL) == 1);
+    return stream;
+}
+
+void
+vs_digest_stream_free(VsDigestStream *stream)
+{
+    if (stream != NULL) {
+        EVP_MD_CTX_free(stream->context);
+        g_free(stream);
     }
+}
+
+void
+vs_digest_stream_add(VsDigestStream *stream, const void *data, size_t length)
+{
+    require(EVP_DigestUpdate(stream->context, data, length) == 1);
+}
+
+void
+vs_digest_stream_finish(VsDigestStream *stream, VsDigest *digest)
+{
+    require(EVP_DigestFinal_ex(stream->context, digest->bytes, NULL) == 1);
 }
 
 bool

@@ -25,6 +25,15 @@ void vs_digest_compute(const void *data, size_t length, VsDigest *digest);
 bool vs_digest_equal(const VsDigest *a, const VsDigest *b);
 bool vs_digest_is_zero(const VsDigest *digest);
 int vs_digest_compare(const VsDigest *a, const VsDigest *b);
+
+// The digest of bytes that come in pieces. One thread at a time.
+typedef struct _VsDigestStream VsDigestStream;
+VsDigestStream *vs_digest_stream_new(void);
+void vs_digest_stream_free(VsDigestStream *stream);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDigestStream, vs_digest_stream_free)
+void vs_digest_stream_add(VsDigestStream *stream, const void *data, size_t length);
+void vs_digest_stream_finish(VsDigestStream *stream, VsDigest *digest); // once
+
 void vs_digest_to_hex(const VsDigest *digest, char hex[VS_DIGEST_HEX_BYTES]);
 bool vs_digest_from_hex(const char *hex, VsDigest *digest); // exactly 64 lower-case hex digits
 

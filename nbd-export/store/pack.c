@@ -149,12 +149,12 @@ vs_pack_builder_size(const VsPackBuilder *builder)
 static void
 tail_check(const uint8_t *tail, const void *table, size_t table_length, uint8_t *check)
 {
-    g_autoptr(GByteArray) covered = g_byte_array_sized_new((guint)table_length + 32);
-    g_byte_array_append(covered, tail, 16);
-    g_byte_array_append(covered, tail + 40, VS_PACK_ID_BYTES);
-    g_byte_array_append(covered, table, (guint)table_length);
+    g_autoptr(VsDigestStream) covered = vs_digest_stream_new();
+    vs_digest_stream_add(covered, tail, 16);
+    vs_digest_stream_add(covered, tail + 40, VS_PACK_ID_BYTES);
+    vs_digest_stream_add(covered, table, table_length);
     VsDigest digest;
-    vs_digest_compute(covered->data, covered->len, &digest);
+    vs_digest_stream_finish(covered, &digest);
     memcpy(check, digest.bytes, TAIL_CHECK_BYTES);
 }
 
