@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Rewrites what is mostly dead. The order makes it safe to be killed: new packs are durable, then
-// segments that cover them, then the segments in which removed packs do not occur, then the old
-// segments go, then the old packs.
+// Removes what is dead and rewrites what is mostly dead.
+//
+// Packs without anything wanted go first: that needs no space, so that it works on a full disk, and
+// index entries of packs that are gone count for nothing. Then the order makes it safe to be
+// killed: new packs are durable, then segments that cover them, then one segment in which only
+// remaining packs occur, then the old segments go, then the old packs.
 #include "nbd-export/store/chunk-store-internal.h"
 
 #include <string.h>
@@ -265,12 +268,12 @@ renew_index(VsChunkStore *store, GHashTable *remaining, GError **error)
 }
 
 static bool
-remove_packs(Compact *compact, VsCompactResult *result, GError **error)
+remove_packs(Compact *compact, PackFate fate, uint64_t *removed, GError **error)
 {
     VsChunkStore *store = compact->store;
     for (guint i = 0; i < compact->plans->len; i++) {
         const PackPlan *plan = &g_array_index(compact->plans, PackPlan, i);
-        if (plan->fate == PACK_STAYS) {
+        if (plan->fate != fate) {
             continue;
         }
         pthread_mutex_lock(&store->mutex);
@@ -281,8 +284,7 @@ remove_packs(Compact *compact, VsCompactResult *result, GError **error)
         if (!vs_object_store_remove(store->objects, object, error)) {
             return false;
         }
-        result->removed_packs += plan->fate == PACK_REMOVED;
-        result->rewritten_packs += plan->fate == PACK_REWRITTEN;
+        (*removed)++;
     }
     return true;
 }
@@ -322,6 +324,9 @@ prepare(Compact *compact, GError **error)
 static bool
 carry_out(Compact *compact, VsCompactResult *result, GError **error)
 {
+    if (!remove_packs(compact, PACK_REMOVED, &result->removed_packs, error)) {
+        return false;
+    }
     for (guint i = 0; i < compact->plans->len; i++) {
         PackPlan *plan = &g_array_index(compact->plans, PackPlan, i);
         if (plan->fate == PACK_REWRITTEN && !copy_pack(compact, plan, error)) {
@@ -333,7 +338,7 @@ carry_out(Compact *compact, VsCompactResult *result, GError **error)
     }
     g_autoptr(GHashTable) remaining = remaining_packs(compact, error);
     return remaining != NULL && renew_index(compact->store, remaining, error) &&
-           remove_packs(compact, result, error);
+           remove_packs(compact, PACK_REWRITTEN, &result->rewritten_packs, error);
 }
 
 bool
