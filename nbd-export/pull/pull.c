@@ -66,9 +66,9 @@ poll_server(VsPull *pull, int timeout_ms, GError **error)
     else if (nbd_aio_is_dead(pull->nbd) == 1 || nbd_aio_is_closed(pull->nbd) == 1)
         g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_CLOSED,
                     "pulling over NBD: the server closed the connection");
-    else if (pull->in_flight > 0 && silent_us > VS_PULL_STALL_TIMEOUT_MS * 1000ll)
+    else if (pull->in_flight > 0 && silent_us > pull->options.stall_timeout_ms * 1000ll)
         g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_STALLED,
-                    "pulling over NBD: no answer for %u s", VS_PULL_STALL_TIMEOUT_MS / 1000);
+                    "pulling over NBD: no answer for %u ms", pull->options.stall_timeout_ms);
     else
         return true;
     return false;
@@ -495,6 +495,8 @@ vs_pull_run(VsPull *pull, VsIngest *ingest, const VsPullOptions *options, GError
 {
     pull->ingest = ingest;
     pull->options = *options;
+    if (pull->options.stall_timeout_ms == 0)
+        pull->options.stall_timeout_ms = VS_PULL_STALL_TIMEOUT_MS;
     if (!count_bytes(pull, error))
         return false;
     pull->started_us = g_get_monotonic_time();

@@ -49,6 +49,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsPull, vs_pull_free)
 typedef struct {
     uint64_t dirty_from;        // everything from this offset on counts as dirty (a disk that has grown); size: nothing
     uint64_t speed_limit_bytes; // a second, 0: none
+    unsigned stall_timeout_ms;  // 0: VS_PULL_STALL_TIMEOUT_MS
 } VsPullOptions;
 
 // Pulls all of it. Afterwards vs_ingest_finish() waits for the workers.

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The pull against real NBD servers (nbdkit, with its filters for faults): right bytes, or a clean failure.
+#include <chrono>
+#include <fcntl.h>
+#include <fstream>
+#include <functional>
+#include <gtest/gtest.h>
+#include <random>
+#include <string>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "nbd-export/pull/pull.h"
+#include "nbd-export/store/snapshot-reader.h"
+#include "tests/support/gate.h"
+#include "tests/support/process.h"
+#include "tests/support/temp-dir.h"
+
+namespace
+{
+
+using support::Process;
+using support::TempDir;
+
+constexpr uint64_t kSize = (20 << 20) + 512;
+
+int
+connect_to(const std::string &path)
+{
+    struct sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connect(fd, reinterpret_cast<struct sockaddr *>(&address), sizeof address) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+class Pull : public testing::Test
+{
+  protected:
+    void
+    SetUp() override
+    {
+        std::mt19937 random(7);
+        content_.assign(kSize, '\0');
+        for (size_t piece = 0; piece < 40; piece++) {
+            size_t at = random() % (kSize - 300000), length = random() % 300000;
+            for (size_t i = 0; i < length; i++)
+                content_[at + i] = random();
+        }
+        image_ = dir_.file("image");
+        int fd = open(image_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        ASSERT_EQ(ftruncate(fd, kSize), 0);
+        for (size_t at = 0; at < kSize; at += 4096) { // keep holes
+            size_t length = std::min<size_t>(4096, kSize - at);
+            if (content_.find_first_not_of('\0', at) < at + length)
+                ASSERT_EQ(pwrite(fd, content_.data() + at, length, at), (ssize_t)length);
+        }
+        close(fd);
+        ASSERT_TRUE(vs_repository_init(dir_.file("repo").c_str(), 64 << 10, nullptr));
+        repository_ = vs_repository_open(dir_.file("repo").c_str(), nullptr);
+        ASSERT_NE(repository_, nullptr);
+    }
+    void
+    TearDown() override
+    {
+        vs_pull_free(pull_); // before the ingest, whose buffers it may be reading into
+        vs_ingest_free(ingest_);
+        vs_repository_free(repository_);
+    }
+
+    void
+    serve(std::vector<std::string> options)
+    {
+        std::vector<std::string> command = {"nbdkit", "-f", "-U", dir_.file("nbd")};
+        command.insert(command.end(), options.begin(), options.end());
+        server_ = std::make_unique<Process>(command);
+    }
+
+    // Error code of the pull, or -1 where it succeeded.
+    int
+    pull(VsPullOptions options = {kSize, 0, 0}, const char *bitmap = nullptr,
+         uint64_t size = kSize)
+    {
+        int fd = -1;
+        if (!support::wait_until(std::chrono::seconds(10),
+                                 [&] { return (fd = connect_to(dir_.file("nbd"))) >= 0; }))
+            return -2;
+        VsPullSource source = {};
+        source.socket = fd;
+        source.export_name = "";
+        source.live = true;
+        source.bitmap = bitmap;
+        GError *error = nullptr;
+        pull_ = vs_pull_connect(&source, size, &error);
+        if (pull_) {
+            ingest_ = vs_ingest_new(repository_, nullptr, size, 0);
+            if (during_)
+                during_();
+            if (vs_pull_run(pull_, ingest_, &options, &error))
+                EXPECT_TRUE(vs_ingest_finish(ingest_, &result_, &error));
+        }
+        int code = error ? error->code : -1;
+        if (error) {
+            printf("%s\n", error->message);
+            EXPECT_EQ(error->domain, VS_PULL_ERROR) << error->message;
+        }
+        g_clear_error(&error);
+        return code;
+    }
+
+    void
+    expect_content(const std::string &expected)
+    {
+        GError *error = nullptr;
+        ASSERT_TRUE(vs_chunk_store_flush(vs_repository_chunks(repository_), &error));
+        VsSnapshotReader *reader = vs_snapshot_reader_new(repository_, &result_.tree, kSize);
+        std::string read(kSize, 'x');
+        ASSERT_TRUE(vs_snapshot_reader_read(reader, 0, read.data(), kSize, &error))
+            << error->message;
+        EXPECT_TRUE(read == expected);
+        vs_snapshot_reader_free(reader);
+    }
+
+    TempDir dir_;
+    std::string content_, image_;
+    VsRepository *repository_ = nullptr;
+    std::unique_ptr<Process> server_;
+    std::function<void()> during_;
+    VsPull *pull_ = nullptr;
+    VsIngest *ingest_ = nullptr;
+    VsIngestResult result_ = {};
+};
+
+TEST_F(Pull, BringsEveryByteAndReadsNoHoles)
+{
+    serve({"file", image_});
+    ASSERT_EQ(pull(), -1);
+    expect_content(content_);
+    VsPullProgress progress;
+    vs_pull_progress(pull_, &progress);
+    EXPECT_EQ(progress.read_bytes, progress.total_bytes);
+    EXPECT_LT(progress.read_bytes, kSize);
+}
+
+TEST_F(Pull, ReadsEverythingFromAServerWithoutMetaContexts)
+{
+    serve({"--no-sr", "file", image_});
+    ASSERT_EQ(pull(), -1);
+    expect_content(content_);
+    VsPullProgress progress;
+    vs_pull_progress(pull_, &progress);
+    EXPECT_EQ(progress.read_bytes, kSize);
+}
+
+TEST_F(Pull, FailsCleanlyOnAServersReadError)
+{
+    serve({"--filter=error", "file", image_, "error-pread=EIO", "error-pread-rate=30%"});
+    EXPECT_EQ(pull(), VS_PULL_ERROR_SERVER);
+}
+
+TEST_F(Pull, FailsCleanlyOnAServersExtentsError)
+{
+    serve({"--filter=error", "file", image_, "error-extents=EIO", "error-extents-rate=100%"});
+    EXPECT_EQ(pull(), VS_PULL_ERROR_SERVER);
+}
+
+TEST_F(Pull, FailsCleanlyWhenTheServerDies)
+{
+    serve({"--filter=delay", "file", image_, "rdelay=200ms"});
+    std::thread killer;
+    during_ = [&] {
+        killer = std::thread([&] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(300));
+            kill(server_->pid(), SIGKILL);
+        });
+    };
+    EXPECT_EQ(pull(), VS_PULL_ERROR_CLOSED);
+    killer.join();
+}
+
+TEST_F(Pull, GivesUpAServerThatDoesNotAnswer)
+{
+    serve({"--filter=delay", "file", image_, "rdelay=60"});
+    auto start = std::chrono::steady_clock::now();
+    EXPECT_EQ(pull({kSize, 0, 500}), VS_PULL_ERROR_STALLED);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST_F(Pull, StopsSoonWhenCancelled)
+{
+    serve({"--filter=delay", "file", image_, "rdelay=60"});
+    std::thread canceller;
+    during_ = [&] {
+        canceller = std::thread([&] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(200));
+            vs_pull_cancel(pull_);
+        });
+    };
+    auto start = std::chrono::steady_clock::now();
+    EXPECT_EQ(pull(), VS_PULL_ERROR_CANCELLED);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+    canceller.join();
+}
+
+TEST_F(Pull, RefusesADiskOfAnotherSizeAndAMissingBitmap)
+{
+    serve({"file", image_});
+    EXPECT_EQ(pull({kSize, 0, 0}, nullptr, kSize + 512), VS_PULL_ERROR_CONNECT);
+    EXPECT_EQ(pull({kSize, 0, 0}, "absent"), VS_PULL_ERROR_CONNECT);
+}
+
+TEST_F(Pull, KeepsToTheSpeedLimit)
+{
+    serve({"file", image_});
+    auto start = std::chrono::steady_clock::now();
+    ASSERT_EQ(pull({kSize, 4 << 20, 0}), -1);
+    std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    VsPullProgress progress;
+    vs_pull_progress(pull_, &progress);
+    // The first request may go at once.
+    EXPECT_GE(took.count(), (progress.read_bytes - (512.0 * 1024)) / (4 << 20));
+    expect_content(content_);
+}
+
+TEST_F(Pull, FailsCleanlyWhenTheRepositoryCannotBeWritten)
+{
+    serve({"file", image_});
+    support::must_run({"rm", "-rf", dir_.file("repo") + "/packs"});
+    std::ofstream(dir_.file("repo") + "/packs") << "in the way";
+    GError *error = nullptr;
+    int code = pull();
+    bool flushed = vs_chunk_store_flush(vs_repository_chunks(repository_), &error);
+    EXPECT_FALSE(code == -1 && flushed);
+    g_clear_error(&error);
+}
+
+} // namespace
+
+VS_TEST_MAIN("nbd")

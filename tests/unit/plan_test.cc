@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+#include <gtest/gtest.h>
+#include <memory>
+#include <string>
+
+#include "plugin/error.h"
+#include "plugin/snapshot/plan.h"
+#include "qmp/block.h"
+
+namespace
+{
+
+const char *const kBitmap = "virtsnap.r-aaaaaaaaaaaaaaaaaaaa.s-aaaaaaaaaaaaaaaaaaaa";
+
+VsQmpBitmap *
+add_bitmap(VsDisk *disk, const char *name)
+{
+    VsQmpBitmap *bitmap = g_new0(VsQmpBitmap, 1);
+    bitmap->name = g_strdup(name);
+    bitmap->recording = true;
+    bitmap->granularity_bytes = 65536;
+    g_ptr_array_add(disk->bitmaps, bitmap);
+    return bitmap;
+}
+
+// A disk whose next snapshot would be incremental; each test spoils one thing.
+class FullReason : public testing::Test
+{
+  protected:
+    void
+    SetUp() override
+    {
+        disk_->source = g_strdup("/images/a.qcow2");
+        disk_->virtual_size_bytes = 1 << 30;
+        disk_->persistent_bitmaps = true;
+        g_ptr_array_add(disk_->chain, g_strdup("/images/a.qcow2"));
+        g_ptr_array_add(disk_->chain, g_strdup("/images/base.qcow2"));
+        bitmap_ = add_bitmap(disk_, kBitmap);
+        base_->bitmap = g_strdup(kBitmap);
+        base_->disk_chain = vs_plan_chain(disk_);
+        base_->virtual_size_bytes = 1 << 30;
+    }
+    void
+    TearDown() override
+    {
+        vs_disk_free(disk_);
+        vs_manifest_free(base_);
+    }
+    std::string
+    reason()
+    {
+        std::unique_ptr<char, decltype(&g_free)> text(vs_plan_full_reason(disk_, base_), g_free);
+        return text ? text.get() : "";
+    }
+
+    VsDisk *disk_ = vs_disk_new();
+    VsManifest *base_ = vs_manifest_new();
+    VsQmpBitmap *bitmap_ = nullptr;
+};
+
+TEST_F(FullReason, IsNoneWhereEverythingIsSound)
+{
+    EXPECT_EQ(reason(), "");
+}
+
+TEST_F(FullReason, IsNoneWhereTheDiskHasGrown)
+{
+    disk_->virtual_size_bytes += 512;
+    EXPECT_EQ(reason(), "");
+}
+
+TEST_F(FullReason, IsThatItShrank)
+{
+    disk_->virtual_size_bytes -= 512;
+    EXPECT_EQ(reason(), "the disk has shrunk");
+}
+
+TEST_F(FullReason, IsAMissingBase)
+{
+    vs_manifest_free(base_);
+    base_ = nullptr;
+    EXPECT_EQ(reason(), "first snapshot of this disk");
+}
+
+TEST_F(FullReason, IsAnotherChain)
+{
+    g_ptr_array_insert(disk_->chain, 0, g_strdup("/images/overlay.qcow2"));
+    EXPECT_NE(reason().find("backing chain"), std::string::npos);
+}
+
+TEST_F(FullReason, IsAMissingBitmap)
+{
+    g_ptr_array_set_size(disk_->bitmaps, 0);
+    EXPECT_NE(reason().find("has no dirty bitmap"), std::string::npos);
+    disk_->persistent_bitmaps = false;
+    EXPECT_NE(reason().find("went with the QEMU"), std::string::npos);
+}
+
+TEST_F(FullReason, IsABitmapOfAnOlderSnapshotOnly)
+{
+    g_ptr_array_set_size(disk_->bitmaps, 0);
+    add_bitmap(disk_, "virtsnap.r-aaaaaaaaaaaaaaaaaaaa.s-bbbbbbbbbbbbbbbbbbbb");
+    EXPECT_NE(reason(), "");
+}
+
+TEST_F(FullReason, IsAnInconsistentBitmap)
+{
+    bitmap_->inconsistent = true;
+    bitmap_->recording = false;
+    EXPECT_NE(reason().find("inconsistent"), std::string::npos);
+}
+
+TEST_F(FullReason, IsABitmapThatDoesNotRecord)
+{
+    bitmap_->recording = false;
+    EXPECT_NE(reason().find("not been recording"), std::string::npos);
+}
+
+TEST_F(FullReason, IsABusyBitmap)
+{
+    bitmap_->busy = true;
+    EXPECT_NE(reason().find("in use"), std::string::npos);
+}
+
+TEST_F(FullReason, IsABaseWithoutABitmap)
+{
+    g_clear_pointer(&base_->bitmap, g_free);
+    EXPECT_NE(reason(), "");
+}
+
+class Choose : public testing::Test
+{
+  protected:
+    void
+    SetUp() override
+    {
+        instance_->name = g_strdup("qmp:/x");
+        for (const char *name : {"vda", "vdb", "vdc"}) {
+            VsDisk *disk = vs_disk_new();
+            disk->target = g_strdup(name);
+            g_ptr_array_add(disk->aliases, g_strconcat("node-", name, NULL));
+            g_ptr_array_add(instance_->disks, disk);
+        }
+    }
+    void
+    TearDown() override
+    {
+        vs_instance_free(instance_);
+    }
+    std::string
+    choose(std::vector<const char *> names, int code = -1)
+    {
+        names.push_back(nullptr);
+        GError *error = nullptr;
+        GPtrArray *chosen = vs_plan_choose(instance_, names.data(), &error);
+        std::string text;
+        for (unsigned i = 0; chosen && i < chosen->len; i++)
+            text += std::string(static_cast<VsDisk *>(chosen->pdata[i])->target) + " ";
+        EXPECT_EQ(error ? error->code : -1, code) << (error ? error->message : "");
+        g_clear_error(&error);
+        if (chosen)
+            g_ptr_array_unref(chosen);
+        return text;
+    }
+    VsInstance *instance_ = vs_instance_new();
+};
+
+TEST_F(Choose, TakesAllWithoutNames)
+{
+    EXPECT_EQ(choose({}), "vda vdb vdc ");
+}
+
+TEST_F(Choose, TakesTheNamedInTheInstancesOrder)
+{
+    EXPECT_EQ(choose({"node-vdc", "vda"}), "vda vdc ");
+}
+
+TEST_F(Choose, RefusesADiskNamedTwiceByWhateverName)
+{
+    choose({"vda", "node-vda"}, VS_ERROR_INVALID_PARAMETER);
+}
+
+TEST_F(Choose, RefusesAnUnknownDisk)
+{
+    choose({"vdz"}, VS_ERROR_NO_SUCH_DISK);
+}
+
+TEST_F(Choose, RefusesADiskThatIsNotAvailableOnlyIfItIsChosen)
+{
+    VsDisk *disk = static_cast<VsDisk *>(instance_->disks->pdata[1]);
+    disk->unavailable = g_strdup("a backup job of someone else is active on it");
+    EXPECT_EQ(choose({"vda"}), "vda ");
+    choose({}, VS_ERROR_DISK_STATUS);
+}
+
+} // namespace
