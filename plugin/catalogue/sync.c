@@ -74,7 +74,7 @@ collect_manifests(VsCatalogue *catalogue, GHashTable *entries, GError **error)
     return true;
 }
 
-// The row of a manifest that can't be read: there, so that it can be seen and deleted.
+// The row of a manifest that can't be read, hidden base or not: shown, so that it can be deleted.
 static bool
 put_damaged(VsCatalogue *catalogue, const Entry *entry, const GError *cause, GError **error)
 {
@@ -82,40 +82,19 @@ put_damaged(VsCatalogue *catalogue, const Entry *entry, const GError *cause, GEr
     g_free(manifest->id);
     manifest->id = g_strdup(entry->id);
     g_autofree char *text = g_strdup_printf("damaged manifest: %s", cause->message);
-    VsRow row = {.manifest = manifest,
-                 .status = VS_STATUS_FAILED,
-                 .remaining_seconds = -1,
-                 .hidden = !entry->in_snapshots,
-                 .error = text};
+    VsRow row = {
+        .manifest = manifest, .status = VS_STATUS_FAILED, .remaining_seconds = -1, .error = text};
     return vs_rows_put(catalogue->db, &row, error);
-}
-
-static VsManifest *
-load_manifest(VsCatalogue *catalogue, const Entry *entry, GError **error)
-{
-    g_autofree char *name =
-        g_strdup_printf("%s/%s", entry->in_snapshots ? "snapshots" : "bases", entry->id);
-    g_autoptr(GBytes) bytes = vs_object_store_get(vs_repository_objects(catalogue->repository),
-                                                  name, VS_MANIFEST_MAX_BYTES, error);
-    if (bytes == NULL)
-        return NULL;
-    g_autoptr(VsManifest) manifest = vs_manifest_decode(bytes, error);
-    if (manifest == NULL)
-        return NULL;
-    if (g_strcmp0(manifest->id, entry->id) != 0) {
-        g_set_error(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT,
-                    "manifest %s: it is that of %s", name, manifest->id);
-        return NULL;
-    }
-    return g_steal_pointer(&manifest);
 }
 
 static bool
 put_manifest(VsCatalogue *catalogue, const Entry *entry, GError **error)
 {
     g_autoptr(GError) cause = NULL;
-    g_autoptr(VsManifest) manifest = load_manifest(catalogue, entry, &cause);
-    if (g_error_matches(cause, VS_OBJECT_STORE_ERROR, VS_OBJECT_STORE_ERROR_NOT_FOUND))
+    bool hidden;
+    g_autoptr(VsManifest) manifest =
+        vs_repository_load_base(catalogue->repository, entry->id, &hidden, &cause);
+    if (g_error_matches(cause, VS_REPOSITORY_ERROR, VS_REPOSITORY_ERROR_NOT_FOUND))
         return true; // deleted meanwhile
     if (cause != NULL)
         return put_damaged(catalogue, entry, cause, error);
@@ -123,7 +102,7 @@ put_manifest(VsCatalogue *catalogue, const Entry *entry, GError **error)
                  .status = VS_STATUS_ACCOMPLISHED,
                  .progress_percent = 100,
                  .remaining_seconds = 0,
-                 .hidden = !entry->in_snapshots};
+                 .hidden = hidden};
     return vs_rows_put(catalogue->db, &row, error) &&
            vs_rows_put_disk_of(catalogue->db, manifest, error);
 }

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The instances and disks there are: asked live where that is possible, else as the catalogue
+// remembers them.
+#pragma once
+
+#include "plugin/cli/context.h"
+#include "plugin/hypervisor/instance.h"
+
+G_BEGIN_DECLS
+
+typedef struct {
+    char *id;
+    char *instance_id; // NULL: no instance has it attached
+    char *instance_name;
+    char *target;
+    char *source;
+    char *format;
+    uint64_t virtual_size_bytes;
+    bool in_use;      // by a running instance
+    bool incremental; // the next snapshot would be
+    char *reason;     // why not
+    unsigned snapshots;
+    char *newest; // id of the newest accomplished snapshot, NULL: none
+} VsInventoryDisk;
+
+typedef struct {
+    char *id;
+    char *name;
+    char *kind;
+    char *status;     // "running", "paused", "stopped"
+    GPtrArray *disks; // char *: ids
+} VsInventoryInstance;
+
+typedef struct {
+    GPtrArray *instances; // VsInventoryInstance *
+    GPtrArray *disks;     // VsInventoryDisk *
+} VsInventory;
+
+// instance: INSTANCE, whose being unreachable is an error; NULL: all that the catalogue knows,
+// where it is no more than a status.
+VsInventory *vs_inventory_gather(VsContext *context, const char *instance,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vs_inventory_free(VsInventory *inventory);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInventory, vs_inventory_free)
+
+G_END_DECLS
