@@ -77,7 +77,8 @@ bool vs_qmp_node_delete(VsQmpClient *client, const char *node, GCancellable *can
                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Writes an empty qcow2 of size_bytes into the protocol node file_node: blockdev-create, its job
-// job_id waited for and dismissed.
+// job_id waited for and dismissed. QEMU wants size_bytes to be a multiple of 512. Also after a
+// failure the job is gone, as far as QEMU still answers.
 bool vs_qmp_create_qcow2(VsQmpClient *client, const char *job_id, const char *file_node,
                          uint64_t size_bytes, GCancellable *cancellable,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;

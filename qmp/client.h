@@ -44,7 +44,10 @@ VsQmpClient *vs_qmp_client_connect(const char *socket_path, unsigned timeout_ms,
                                    GCancellable *cancellable,
                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Closes the connection; commands in flight are called back with VS_QMP_ERROR_CLOSED first.
+// Closes the connection; commands in flight are called back with VS_QMP_ERROR_CLOSED before it
+// returns, what was not yet written is dropped, and subscribers are not called. Safe in every
+// callback of this client, also below vs_qmp_client_run() or _wait(), which then fail with
+// VS_QMP_ERROR_CLOSED; afterwards the client must not be used. NULL is ignored.
 void vs_qmp_client_free(VsQmpClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsQmpClient, vs_qmp_client_free)
 
@@ -58,6 +61,8 @@ unsigned vs_qmp_client_qemu_version(const VsQmpClient *client);
 bool vs_qmp_client_is_open(const VsQmpClient *client);
 
 // Called once per command. Exactly one of result ("return" member, borrowed) and error is not NULL.
+// A failure that is not QEMU's answer (deadline, hang-up, cancellation, arguments that are not
+// UTF-8) names the command in its message. May use the client, also vs_qmp_client_run().
 typedef void (*VsQmpReplyFunc)(struct json_object *result, const GError *error, gpointer user_data);
 
 // One command to send.
@@ -69,8 +74,10 @@ typedef struct {
     unsigned timeout_ms;           // 0: VS_QMP_COMMAND_TIMEOUT_MS
 } VsQmpCommand;
 
-// Sends a command; func is called later from the main loop, also when sending fails or cancellable
-// is cancelled (a late reply is then ignored).
+// Sends a command; commands reach QEMU in the order of the calls, one with file descriptors only
+// after the one with descriptors before it is answered (QEMU keeps only those that came last). func
+// is called later from the main loop, also when sending fails or cancellable is cancelled (a late
+// reply is then ignored).
 void vs_qmp_client_send(VsQmpClient *client, const VsQmpCommand *command, GCancellable *cancellable,
                         VsQmpReplyFunc func, gpointer user_data);
 
@@ -93,14 +100,15 @@ bool vs_qmp_client_do(VsQmpClient *client, const char *name, struct json_object 
 // (once).
 typedef void (*VsQmpEventFunc)(const char *name, struct json_object *data, gpointer user_data);
 
-// Calls func for every event; returns a handle for unsubscribing (never 0). A subscriber may
-// unsubscribe itself or others from within func.
+// Calls func for every event that comes from now on; returns a handle for unsubscribing (never 0).
+// A subscriber may unsubscribe itself or others from within func.
 unsigned vs_qmp_client_subscribe(VsQmpClient *client, VsQmpEventFunc func, gpointer user_data);
 void vs_qmp_client_unsubscribe(VsQmpClient *client, unsigned handle);
 
 // Iterates the context until condition(user_data) is true (checked at first and after each event or
-// reply); condition may set error to give up. False with VS_QMP_ERROR_TIMEOUT, _CLOSED, or
-// cancelled.
+// reply); condition may set error to give up. False with VS_QMP_ERROR_TIMEOUT (a timeout_ms
+// of 0: unless it is true already), the reason why the connection has closed (_CLOSED, _PROTOCOL),
+// or G_IO_ERROR_CANCELLED.
 typedef bool (*VsQmpConditionFunc)(gpointer user_data, GError **error);
 bool vs_qmp_client_wait(VsQmpClient *client, VsQmpConditionFunc condition, gpointer user_data,
                         unsigned timeout_ms, GCancellable *cancellable,

@@ -9,7 +9,9 @@
 G_BEGIN_DECLS
 
 // Starts the server on a listening unix socket that the caller made (getfd with listen_fd, then
-// nbd-server-start).
+// nbd-server-start). listen_fd is borrowed: QEMU gets a duplicate. QEMU serves up to 100
+// connections, one more hangs; when it stops it unlinks the socket's path if it may. The storage
+// daemon of QEMU 7.2 has no getfd.
 bool vs_qmp_nbd_server_start(VsQmpClient *client, int listen_fd, GCancellable *cancellable,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
@@ -36,6 +38,7 @@ bool vs_qmp_export_begin_delete(VsQmpClient *client, const char *id, GCancellabl
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Waits until the export is gone: the client must have closed its socket (or be idle).
+// VS_QMP_ERROR_TIMEOUT at the deadline.
 bool vs_qmp_export_wait_deleted(VsQmpClient *client, const char *id, unsigned timeout_ms,
                                 GCancellable *cancellable,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;

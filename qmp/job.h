@@ -17,6 +17,7 @@ typedef struct {
 } VsQmpJob;
 void vs_qmp_job_free(VsQmpJob *job);
 
+// All jobs, as a GPtrArray of VsQmpJob * that owns them.
 GPtrArray *vs_qmp_query_jobs(VsQmpClient *client, GCancellable *cancellable,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
@@ -27,7 +28,8 @@ bool vs_qmp_job_finish(VsQmpClient *client, const char *job_id, unsigned timeout
                        GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Cancels the job and waits until it is gone, whatever state it is in and whether or not it
-// dismisses itself; success too where there is no such job (any more).
+// dismisses itself; success too where there is no such job (any more). timeout_ms 0:
+// VS_QMP_COMMAND_TIMEOUT_MS.
 bool vs_qmp_job_cancel(VsQmpClient *client, const char *job_id, unsigned timeout_ms,
                        GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
@@ -65,6 +67,8 @@ typedef struct {
 void vs_qmp_transaction_backup(VsQmpTransaction *transaction, const VsQmpBackup *backup);
 
 bool vs_qmp_transaction_is_empty(const VsQmpTransaction *transaction);
+// Sends it; without actions it does nothing. May be run again. After VS_QMP_ERROR_TIMEOUT, _CLOSED
+// or a cancellation it is unknown whether QEMU has carried it out.
 bool vs_qmp_transaction_run(VsQmpTransaction *transaction, VsQmpClient *client,
                             GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -231,7 +231,7 @@ TEST_F(QmpClient, NonsenseWhileACommandIsInFlightFailsItAsAProtocolError)
 
 // Descriptors.
 
-TEST_F(QmpClient, DescriptorsComeWithTheirCommandAndOneSuchCommandWaitsForTheOneBefore)
+TEST_F(QmpClient, DescriptorsComeWithTheirCommand)
 {
     std::vector<ino_t> inodes;
     std::vector<size_t> counts;
@@ -270,7 +270,7 @@ TEST_F(QmpClient, DescriptorsComeWithTheirCommandAndOneSuchCommandWaitsForTheOne
     EXPECT_EQ(inodes, sent);
 }
 
-TEST_F(QmpClient, CommandThatIsHeldBackCanBeCancelledAndFreesTheWay)
+TEST_F(QmpClient, CommandWithDescriptorsWaitsForTheOneBeforeAndCanBeCancelledMeanwhile)
 {
     std::vector<std::string> order;
     FakeQmpPeer peer([&](FakeQmpSession &session) {
