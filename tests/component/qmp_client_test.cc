@@ -253,7 +253,7 @@ TEST_F(QmpClient, DescriptorsComeWithTheirCommand)
     Connect(peer);
     Replies replies;
     std::vector<ino_t> sent;
-    for (const char *name : {"plain", "first", "second", "third"}) {
+    for (const char *name : {"first", "second", "third", "plain"}) {
         int fds[2] = {-1, -1};
         ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
         struct stat status = {};
@@ -265,8 +265,8 @@ TEST_F(QmpClient, DescriptorsComeWithTheirCommand)
         close(fds[1]);
     }
     Await(replies, 4);
-    EXPECT_EQ(order, (std::vector<std::string>{"plain", "first", "second", "third"}));
-    EXPECT_EQ(counts, (std::vector<size_t>{0, 1, 1, 1}));
+    EXPECT_EQ(order, (std::vector<std::string>{"first", "second", "third", "plain"}));
+    EXPECT_EQ(counts, (std::vector<size_t>{1, 1, 1, 0}));
     EXPECT_EQ(inodes, sent);
 }
 
