@@ -16,8 +16,11 @@ find_all(VsContext *context, char *const *ids, GError **error)
             return NULL;
         for (guint i = 0; i < found->len; i++) {
             VsSnapshot *snapshot = g_ptr_array_index(found, i);
-            if (g_hash_table_add(seen, snapshot->manifest->id))
-                g_ptr_array_add(all, g_steal_pointer(&g_ptr_array_index(found, i)));
+            // g_hash_table_add() would put the new key, soon to be freed, into the old one's place.
+            if (g_hash_table_contains(seen, snapshot->manifest->id))
+                continue;
+            g_hash_table_add(seen, snapshot->manifest->id);
+            g_ptr_array_add(all, g_steal_pointer(&g_ptr_array_index(found, i)));
         }
     }
     return g_steal_pointer(&all);

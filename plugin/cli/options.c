@@ -111,7 +111,9 @@ vs_options_find_command(char *const *argv, const VsCommand *commands, const char
             return invocation_new(NULL, words_without(argv, 0, 0));
         }
     }
-    const VsCommand *command = find_command(commands, name);
+    // "repo init" as one word is none of ours.
+    bool has_blank = strchr(argv[first], ' ') != NULL;
+    const VsCommand *command = has_blank ? NULL : find_command(commands, name);
     if (command == NULL) {
         g_autofree char *quoted = vs_error_quote(name);
         g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
@@ -204,6 +206,43 @@ new_context(const VsCommand *command, const GOptionEntry *own, const GOptionEntr
     return context;
 }
 
+static const GOptionEntry *
+find_entry(const GOptionEntry *entries, const char *name, size_t length)
+{
+    for (; entries != NULL && entries->long_name != NULL; entries++) {
+        if (length > 0 && strlen(entries->long_name) == length &&
+            strncmp(entries->long_name, name, length) == 0)
+            return entries;
+    }
+    return NULL;
+}
+
+// GLib takes "--full=no" for "--full".
+static bool
+refuse_values_of_flags(char *const *words, const GOptionEntry *own, const GOptionEntry *global,
+                       GError **error)
+{
+    for (unsigned i = 0; words[i] != NULL && strcmp(words[i], "--") != 0; i++) {
+        if (!g_str_has_prefix(words[i], "--"))
+            continue;
+        const char *name = words[i] + 2;
+        size_t length = strcspn(name, "=");
+        const GOptionEntry *entry = find_entry(own, name, length);
+        if (entry == NULL)
+            entry = find_entry(global, name, length);
+        bool has_value = name[length] == '=';
+        if (entry != NULL && entry->arg == G_OPTION_ARG_NONE && has_value) {
+            g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "--%s: it takes no value",
+                        entry->long_name);
+            return false;
+        }
+        // The next word is this option's value, whatever it looks like.
+        if (entry != NULL && entry->arg != G_OPTION_ARG_NONE && !has_value && words[i + 1] != NULL)
+            i++;
+    }
+    return true;
+}
+
 bool
 vs_options_parse(VsInvocation *invocation, const GOptionEntry *entries, GError **error)
 {
@@ -221,6 +260,8 @@ vs_options_parse(VsInvocation *invocation, const GOptionEntry *entries, GError *
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &arguments, NULL, NULL},
         {NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
     };
+    if (!refuse_values_of_flags(invocation->words, entries, global, error))
+        return false;
     g_autoptr(GOptionContext) context = new_context(invocation->command, entries, global);
     // The parser wants the program's name first, and takes the array (not its texts) apart.
     g_auto(GStrv) words = g_new0(char *, g_strv_length(invocation->words) + 2);
