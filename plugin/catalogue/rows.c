@@ -78,6 +78,14 @@ static const Column COLUMNS[] = {
 static const char *const STATE_COLUMNS[] = {"root",   "status", "progress", "remaining",
                                             "hidden", "error",  "stale",    "cancel"};
 
+static const char PUT_DISK[] =
+    "INSERT INTO disk(id, instance_id, instance_name, instance_kind, target, source, format, chain,"
+    " virtual_size, seen_at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET"
+    " instance_id=excluded.instance_id, instance_name=excluded.instance_name,"
+    " instance_kind=excluded.instance_kind, target=excluded.target, source=excluded.source,"
+    " format=excluded.format, chain=excluded.chain, virtual_size=excluded.virtual_size,"
+    " seen_at=excluded.seen_at WHERE excluded.seen_at >= seen_at";
+
 static bool
 check_origin(sqlite3 *db, const char *repository_id, GError **error)
 {
@@ -116,23 +124,6 @@ make_tables(sqlite3 *db, const char *repository_id, GError **error)
     return vs_sql_end(db, ok, error);
 }
 
-bool
-vs_rows_prepare_schema(sqlite3 *db, const char *repository_id, GError **error)
-{
-    int64_t version;
-    int64_t tables;
-    if (!read_number(db, "PRAGMA user_version", &version, error) ||
-        !read_number(db, "SELECT count(*) FROM sqlite_master", &tables, error))
-        return false;
-    if (version == 0 && tables == 0)
-        return make_tables(db, repository_id, error);
-    if (version == SCHEMA_VERSION)
-        return check_origin(db, repository_id, error);
-    g_set_error(error, VS_SQL_ERROR, SQLITE_MISMATCH,
-                "catalogue: its tables are of version %" G_GINT64_FORMAT, version);
-    return false;
-}
-
 static void
 append_columns(GString *sql, const char *before, const char *separator)
 {
@@ -157,6 +148,37 @@ put_statement(void)
         g_string_append_printf(sql, "%s%s=excluded.%s", i > 0 ? "," : "", STATE_COLUMNS[i],
                                STATE_COLUMNS[i]);
     return g_string_free(sql, FALSE);
+}
+
+// Whether all columns are there: a statement that names them can be prepared.
+static bool
+check_tables(sqlite3 *db, GError **error)
+{
+    g_autofree char *put_snapshot = put_statement();
+    const char *const statements[] = {put_snapshot, "SELECT id, key, value FROM tag", PUT_DISK};
+    for (size_t i = 0; i < G_N_ELEMENTS(statements); i++) {
+        g_autoptr(sqlite3_stmt) statement = vs_sql_query(db, error, statements[i], "");
+        if (statement == NULL)
+            return false;
+    }
+    return true;
+}
+
+bool
+vs_rows_prepare_schema(sqlite3 *db, const char *repository_id, GError **error)
+{
+    int64_t version;
+    int64_t tables;
+    if (!read_number(db, "PRAGMA user_version", &version, error) ||
+        !read_number(db, "SELECT count(*) FROM sqlite_master", &tables, error))
+        return false;
+    if (version == 0 && tables == 0)
+        return make_tables(db, repository_id, error);
+    if (version == SCHEMA_VERSION)
+        return check_origin(db, repository_id, error) && check_tables(db, error);
+    g_set_error(error, VS_SQL_ERROR, SQLITE_MISMATCH,
+                "catalogue: its tables are of version %" G_GINT64_FORMAT, version);
+    return false;
 }
 
 static int
@@ -302,16 +324,9 @@ vs_rows_load(sqlite3 *db, const char *id, GError **error)
 bool
 vs_rows_put_disk(sqlite3 *db, const VsKnownDisk *disk, int64_t seen_at_us, GError **error)
 {
-    return vs_sql_run(db, error,
-                      "INSERT INTO disk VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT(id) DO UPDATE SET"
-                      " instance_id=excluded.instance_id, instance_name=excluded.instance_name,"
-                      " instance_kind=excluded.instance_kind, target=excluded.target,"
-                      " source=excluded.source, format=excluded.format, chain=excluded.chain,"
-                      " virtual_size=excluded.virtual_size, seen_at=excluded.seen_at"
-                      " WHERE excluded.seen_at >= seen_at",
-                      "ssssssssii", disk->id, disk->instance_id, disk->instance_name,
-                      disk->instance_kind, disk->target, disk->source, disk->format, disk->chain,
-                      (int64_t)disk->virtual_size_bytes, seen_at_us);
+    return vs_sql_run(db, error, PUT_DISK, "ssssssssii", disk->id, disk->instance_id,
+                      disk->instance_name, disk->instance_kind, disk->target, disk->source,
+                      disk->format, disk->chain, (int64_t)disk->virtual_size_bytes, seen_at_us);
 }
 
 bool
