@@ -76,43 +76,7 @@ is_in_index(VsChunkStore *store, VsIndexSet *set, const VsDigest *digest, size_t
     return false;
 }
 
-typedef enum {
-    PUT_KNOWN,    // nothing to do
-    PUT_RESERVED, // the caller is the one to store it
-    PUT_FAILED,
-} PutOutcome;
-
-// Reserves a slot for the digest unless it is known. The index is asked without the mutex held;
-// where it has changed meanwhile, the object may have got into it, and it is asked again.
-static PutOutcome
-reserve(VsChunkStore *store, const VsPackEntry *entry, GError **error)
-{
-    g_autoptr(VsIndexSet) asked = NULL;
-    for (;;) {
-        pthread_mutex_lock(&store->mutex);
-        while (store->draining > 0 && store->failure == NULL) {
-            pthread_cond_wait(&store->changed, &store->mutex);
-        }
-        bool sound = vs_chunk_store_check_locked(store, error);
-        bool known = sound && is_in_session_locked(store, &entry->digest);
-        bool mine = sound && !known && asked == store->index;
-        if (mine) {
-            vs_entry_table_add(store->session, entry, NULL);
-            store->reserved++;
-        }
-        g_clear_pointer(&asked, vs_index_set_unref);
-        asked = vs_index_set_ref(store->index);
-        pthread_mutex_unlock(&store->mutex);
-        if (!sound || known || mine) {
-            return !sound ? PUT_FAILED : known ? PUT_KNOWN : PUT_RESERVED;
-        }
-        if (is_in_index(store, asked, &entry->digest, entry->raw_length)) {
-            return PUT_KNOWN;
-        }
-    }
-}
-
-// Before the first object is written: where the index may lack something (a segment was damaged, or
+// Before an object is written: where the index may lack something (a segment was damaged, or
 // there is none at all), it is made good, so that what is there is not stored again. If that can't
 // be, storing again is all that happens.
 static void
@@ -139,13 +103,43 @@ mend_index(VsChunkStore *store)
     pthread_mutex_unlock(&store->mutex);
 }
 
-static bool
-index_is_doubtful(VsChunkStore *store)
+typedef enum {
+    PUT_KNOWN,    // nothing to do
+    PUT_RESERVED, // the caller is the one to store it
+    PUT_FAILED,
+} PutOutcome;
+
+// Reserves a slot for the digest unless it is known. The index is asked without the mutex held;
+// where it has changed meanwhile, the object may have got into it, and it is asked again.
+static PutOutcome
+reserve(VsChunkStore *store, const VsPackEntry *entry, GError **error)
 {
-    pthread_mutex_lock(&store->mutex);
-    bool doubtful = store->index_doubtful;
-    pthread_mutex_unlock(&store->mutex);
-    return doubtful;
+    g_autoptr(VsIndexSet) asked = NULL;
+    for (;;) {
+        pthread_mutex_lock(&store->mutex);
+        while (store->draining > 0 && store->failure == NULL) {
+            pthread_cond_wait(&store->changed, &store->mutex);
+        }
+        bool sound = vs_chunk_store_check_locked(store, error);
+        bool known = sound && is_in_session_locked(store, &entry->digest);
+        bool doubtful = sound && !known && store->index_doubtful;
+        bool mine = sound && !known && !doubtful && asked == store->index;
+        if (mine) {
+            vs_entry_table_add(store->session, entry, NULL);
+            store->reserved++;
+        }
+        g_clear_pointer(&asked, vs_index_set_unref);
+        asked = vs_index_set_ref(store->index);
+        pthread_mutex_unlock(&store->mutex);
+        if (!sound || known || mine) {
+            return !sound ? PUT_FAILED : known ? PUT_KNOWN : PUT_RESERVED;
+        }
+        if (doubtful) {
+            mend_index(store);
+        } else if (is_in_index(store, asked, &entry->digest, entry->raw_length)) {
+            return PUT_KNOWN;
+        }
+    }
 }
 
 bool
@@ -160,9 +154,6 @@ vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const
     }
     vs_digest_compute(raw, raw_length, digest);
     *added_bytes = 0;
-    if (index_is_doubtful(store)) {
-        mend_index(store);
-    }
     VsPackEntry entry = {
         .digest = *digest, .raw_length = (uint32_t)raw_length, .type = (uint8_t)type};
     PutOutcome outcome = reserve(store, &entry, error);

@@ -36,10 +36,11 @@ bool
 vs_index_entry_decode(const uint8_t bytes[VS_PACK_INDEX_ENTRY_BYTES], VsIndexEntry *entry)
 {
     // The rules for what an entry may say are the pack record's: let it judge.
-    uint8_t record[VS_PACK_RECORD_BYTES] = {bytes[60], bytes[61], bytes[62], bytes[63]};
+    uint8_t record[VS_PACK_RECORD_BYTES] = {bytes[60], bytes[61], VS_PACK_RECORD_MARK_0,
+                                            VS_PACK_RECORD_MARK_1};
     memcpy(record + 4, bytes + 52, 8);
     memcpy(record + 16, bytes, VS_DIGEST_BYTES);
-    if (!vs_pack_decode_record(record, &entry->entry)) {
+    if (bytes[62] != 0 || bytes[63] != 0 || !vs_pack_decode_record(record, &entry->entry)) {
         return false;
     }
     entry->entry.offset = vs_le32_get(bytes + 48);

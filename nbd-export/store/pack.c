@@ -30,17 +30,27 @@ vs_pack_encode_header(const VsPackId *id, uint8_t header[VS_PACK_HEADER_BYTES])
     memcpy(header + 16, id->bytes, VS_PACK_ID_BYTES);
 }
 
-void
-vs_pack_encode_record(const VsPackEntry *entry, uint8_t record[VS_PACK_RECORD_BYTES])
+// What records have and table entries have not: a scan must not take the table for more records.
+static const uint8_t record_mark[2] = {VS_PACK_RECORD_MARK_0, VS_PACK_RECORD_MARK_1};
+static const uint8_t table_mark[2] = {0, 0};
+
+static void
+encode_entry(const VsPackEntry *entry, const uint8_t mark[2], uint8_t *record)
 {
     record[0] = entry->type;
     record[1] = entry->coding;
-    record[2] = 0;
-    record[3] = 0;
+    record[2] = mark[0];
+    record[3] = mark[1];
     vs_le32_put(record + 4, entry->stored_length);
     vs_le32_put(record + 8, entry->raw_length);
     vs_le32_put(record + 12, 0);
     memcpy(record + 16, entry->digest.bytes, VS_DIGEST_BYTES);
+}
+
+void
+vs_pack_encode_record(const VsPackEntry *entry, uint8_t record[VS_PACK_RECORD_BYTES])
+{
+    encode_entry(entry, record_mark, record);
 }
 
 static bool
@@ -54,8 +64,8 @@ lengths_are_sound(const VsPackEntry *entry)
                                             : entry->stored_length < entry->raw_length;
 }
 
-bool
-vs_pack_decode_record(const uint8_t record[VS_PACK_RECORD_BYTES], VsPackEntry *entry)
+static bool
+decode_entry(const uint8_t *record, const uint8_t mark[2], VsPackEntry *entry)
 {
     *entry = (VsPackEntry){
         .type = record[0],
@@ -66,8 +76,14 @@ vs_pack_decode_record(const uint8_t record[VS_PACK_RECORD_BYTES], VsPackEntry *e
     memcpy(entry->digest.bytes, record + 16, VS_DIGEST_BYTES);
     bool known_type = entry->type == VS_OBJECT_CHUNK || entry->type == VS_OBJECT_NODE;
     bool known_coding = entry->coding == VS_CODING_PLAIN || entry->coding == VS_CODING_ZSTD;
-    bool reserved_clear = record[2] == 0 && record[3] == 0 && vs_le32_get(record + 12) == 0;
-    return known_type && known_coding && reserved_clear && lengths_are_sound(entry);
+    bool rest_is_right = memcmp(record + 2, mark, 2) == 0 && vs_le32_get(record + 12) == 0;
+    return known_type && known_coding && rest_is_right && lengths_are_sound(entry);
+}
+
+bool
+vs_pack_decode_record(const uint8_t record[VS_PACK_RECORD_BYTES], VsPackEntry *entry)
+{
+    return decode_entry(record, record_mark, entry);
 }
 
 // The builder ---------------------------------------------------------------------------------
@@ -165,7 +181,7 @@ vs_pack_builder_finish(VsPackBuilder *builder)
     uint8_t *at = builder->bytes + table_offset;
     for (guint i = 0; i < builder->entries->len; i++, at += VS_PACK_TABLE_ENTRY_BYTES) {
         const VsPackEntry *entry = &g_array_index(builder->entries, VsPackEntry, i);
-        vs_pack_encode_record(entry, at);
+        encode_entry(entry, table_mark, at);
         vs_le64_put(at + VS_PACK_RECORD_BYTES, entry->offset);
     }
     uint32_t table_length = builder->entries->len * VS_PACK_TABLE_ENTRY_BYTES;
@@ -248,7 +264,7 @@ vs_pack_parse_table(const void *table, size_t table_length, const void *tail, GE
         const uint8_t *at = (const uint8_t *)table + (size_t)i * VS_PACK_TABLE_ENTRY_BYTES;
         VsPackEntry entry;
         // Records follow each other without a gap, so that each byte of a pack is accounted for.
-        if (!vs_pack_decode_record(at, &entry) ||
+        if (!decode_entry(at, table_mark, &entry) ||
             vs_le64_get(at + VS_PACK_RECORD_BYTES) != position + VS_PACK_RECORD_BYTES) {
             set_corrupt(error, "its table has an impossible entry");
             return NULL;

@@ -19,6 +19,8 @@ typedef enum {
 #define VS_PACK_MAX_BYTES (UINT32_MAX)   // offsets in the index have 32 bits
 #define VS_PACK_HEADER_BYTES 32
 #define VS_PACK_RECORD_BYTES 48 // before an object's stored bytes
+#define VS_PACK_RECORD_MARK_0 'R'
+#define VS_PACK_RECORD_MARK_1 'c'
 #define VS_PACK_TABLE_ENTRY_BYTES 56
 #define VS_PACK_TABLE_MAX_BYTES (VS_PACK_MAX_ENTRIES * VS_PACK_TABLE_ENTRY_BYTES)
 #define VS_PACK_ID_BYTES 16

@@ -135,6 +135,8 @@ TEST(Pack, TellsItsEntriesByAScanWithoutItsTable)
     size_t end = built.entries.back().offset + built.entries.back().stored_length;
     std::string records = built.bytes.substr(0, end);
     ExpectEntries(Take(vs_pack_scan(records.data(), records.size())), built, 50);
+    // Nor is the table taken for more records.
+    ExpectEntries(Take(vs_pack_scan(built.bytes.data(), built.bytes.size())), built, 50);
     // Cut anywhere, those are found that are whole.
     for (size_t length = 0; length < end; length += 13) {
         std::string cut = built.bytes.substr(0, length);
