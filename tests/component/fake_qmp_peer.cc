@@ -168,8 +168,12 @@ FakeQmpCommand
 FakeQmpSession::Expect(const std::string &name)
 {
     FakeQmpCommand command;
-    if (!Receive(&command))
-        throw std::runtime_error("the client hung up instead of sending " + name);
+    try {
+        if (!Receive(&command))
+            throw std::runtime_error("the client hung up instead of sending " + name);
+    } catch (const ScriptOver &) {
+        throw std::runtime_error("the test is over and the client has not sent " + name);
+    }
     if (command.name != name)
         throw std::runtime_error("the client sent " + command.line + " instead of " + name);
     return command;

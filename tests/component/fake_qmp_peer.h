@@ -51,7 +51,8 @@ class FakeQmpSession
 
     // The next command; false when the client has hung up or the test is over.
     bool Receive(FakeQmpCommand *command);
-    // Receives a command of this name; anything else is a test failure and ends the script.
+    // Receives a command of this name; anything else, also the end of the test, is a test failure
+    // and ends the script.
     FakeQmpCommand Expect(const std::string &name);
     // Answers the command received last, or another one.
     void Return(const std::string &result);

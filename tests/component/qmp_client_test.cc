@@ -296,6 +296,26 @@ TEST_F(QmpClient, CommandWithDescriptorsWaitsForTheOneBeforeAndCanBeCancelledMea
     EXPECT_EQ(replies.texts[2], "2");
 }
 
+TEST_F(QmpClient, DescriptorOfACommandThatIsSentInPiecesComesOnce)
+{
+    size_t count = 0;
+    FakeQmpPeer peer([&count](FakeQmpSession &session) {
+        session.Negotiate();
+        count = session.Expect("big").fds.size();
+        session.Return("{}");
+        session.WaitForHangUp();
+    });
+    Connect(peer);
+    std::string big(4 << 20, 'z');
+    const int fds[] = {0};
+    const VsQmpCommand command = {"big", vs_qmp_args("x", vs_qmp_str(big.c_str()), NULL), fds, 1,
+                                  0};
+    json_object *reply = vs_qmp_client_run(client_, &command, nullptr, &error_);
+    EXPECT_NE(reply, nullptr) << Why();
+    json_object_put(reply);
+    EXPECT_EQ(count, 1u);
+}
+
 TEST_F(QmpClient, TooManyOrClosedDescriptorsAreRefused)
 {
     FakeQmpPeer peer([](FakeQmpSession &session) {

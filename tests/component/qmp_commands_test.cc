@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The typed QMP commands on answers that a real QEMU gives rarely, or never.
+#include <atomic>
+
 #include "qmp/block.h"
 #include "qmp/export.h"
 #include "qmp/job.h"
@@ -87,6 +89,32 @@ TEST_F(QmpCommands, JobWhoseEventIsLostIsNoticedAllTheSame)
     EXPECT_EQ(Why(), "finishing job 'j': disk on fire");
 }
 
+TEST_F(QmpCommands, EventMakesAJobsStatusBeAskedForAtOnceAndOnlyOnce)
+{
+    constexpr int kRounds = 20;
+    std::atomic<int> questions{0};
+    FakeQmpPeer peer([&questions](FakeQmpSession &session) {
+        session.Negotiate();
+        for (int i = 0; i < kRounds; i++) {
+            session.Expect("query-jobs");
+            session.Return(Job("running"));
+            session.SendEvent("JOB_STATUS_CHANGE", "{\"id\":\"other\",\"status\":\"paused\"}");
+            session.SendEvent("JOB_STATUS_CHANGE", "{\"id\":\"j\",\"status\":\"paused\"}");
+        }
+        session.Serve({{"query-jobs", [&questions](const FakeQmpCommand &) {
+                            questions++;
+                            return Job("running");
+                        }}});
+    });
+    Connect(peer);
+    // Waiting for the time instead of the events would take far longer than the deadline.
+    EXPECT_FALSE(vs_qmp_job_finish(client_, "j", 2000, nullptr, &error_));
+    EXPECT_TRUE(Failed(VS_QMP_ERROR_TIMEOUT)) << Why();
+    g_clear_pointer(&client_, vs_qmp_client_free);
+    EXPECT_GE(questions, 1) << "all rounds are over";
+    EXPECT_LE(questions, 10) << "asks again and again";
+}
+
 TEST_F(QmpCommands, JobIsCancelledInEveryStatus)
 {
     for (const char *status : {"created", "running", "paused", "ready", "standby", "waiting",
@@ -101,6 +129,10 @@ TEST_F(QmpCommands, JobIsCancelledInEveryStatus)
             if (!on_its_way && first != "concluded") {
                 session.Expect("job-cancel");
                 session.Return("{}");
+                // It takes its time, and is not to be told twice.
+                session.Expect("query-jobs");
+                session.Return(Job(first));
+                session.SendEvent("JOB_STATUS_CHANGE", "{\"id\":\"j\",\"status\":\"aborting\"}");
                 session.Expect("query-jobs");
                 session.Return(Job("aborting"));
             }
@@ -172,6 +204,25 @@ TEST_F(QmpCommands, ExportThatIsShuttingDownIsBegunToDeleteAndWaitedFor)
     Connect(peer);
     EXPECT_TRUE(vs_qmp_export_begin_delete(client_, "e", nullptr, &error_)) << Why();
     EXPECT_TRUE(vs_qmp_export_wait_deleted(client_, "e", kTimeoutMs, nullptr, &error_)) << Why();
+}
+
+TEST_F(QmpCommands, EventMakesTheExportsBeAskedForAtOnce)
+{
+    FakeQmpPeer peer([](FakeQmpSession &session) {
+        session.Negotiate();
+        for (int i = 0; i < 20; i++) {
+            session.Expect("query-block-exports");
+            session.Return("[{\"id\":\"e\",\"type\":\"nbd\",\"node-name\":\"n\","
+                           "\"shutting-down\":true}]");
+            session.SendEvent("BLOCK_EXPORT_DELETED", "{\"id\":\"e\"}");
+        }
+        session.Expect("query-block-exports");
+        session.Return("[]");
+        session.WaitForHangUp();
+    });
+    Connect(peer);
+    // Waiting for the time instead of the events would take far longer than the deadline.
+    EXPECT_TRUE(vs_qmp_export_wait_deleted(client_, "e", 3000, nullptr, &error_)) << Why();
 }
 
 TEST_F(QmpCommands, ExportThatCanNotBeDeletedIsAnError)
