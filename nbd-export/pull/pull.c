@@ -8,7 +8,8 @@
 
 #include "nbd-export/pull/extents.h"
 
-// One block-status request covers at most this much: below 2^32, and few enough extents to hold in memory even where every other 64 KiB is dirty.
+// One block-status request covers at most this much: below 2^32, and few enough extents to hold in
+// memory even where every other 64 KiB is dirty.
 #define WINDOW_BYTES (2ull << 30)
 // How often a waiting pull looks whether it has been cancelled.
 #define POLL_MS 50
@@ -60,12 +61,12 @@ poll_server(VsPull *pull, int timeout_ms, GError **error)
     int64_t silent_us = g_get_monotonic_time() - pull->last_reply_us;
     if (atomic_load(&pull->cancelled))
         g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_CANCELLED, "pulling over NBD: cancelled");
-    else if (pull->server_error)
-        g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_SERVER,
-                    "pulling over NBD: the server answered: %s", g_strerror(pull->server_error));
     else if (nbd_aio_is_dead(pull->nbd) == 1 || nbd_aio_is_closed(pull->nbd) == 1)
         g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_CLOSED,
                     "pulling over NBD: the server closed the connection");
+    else if (pull->server_error)
+        g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_SERVER,
+                    "pulling over NBD: the server answered: %s", g_strerror(pull->server_error));
     else if (pull->in_flight > 0 && silent_us > pull->options.stall_timeout_ms * 1000ll)
         g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_STALLED,
                     "pulling over NBD: no answer for %u ms", pull->options.stall_timeout_ms);
@@ -100,8 +101,7 @@ configure(VsPull *pull, const VsPullSource *source)
     return nbd_set_export_name(pull->nbd, source->export_name) == 0 &&
            nbd_set_pread_initialize(pull->nbd, false) == 0 &&
            nbd_add_meta_context(pull->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 &&
-           (!pull->bitmap_context ||
-            nbd_add_meta_context(pull->nbd, pull->bitmap_context) == 0);
+           (!pull->bitmap_context || nbd_add_meta_context(pull->nbd, pull->bitmap_context) == 0);
 }
 
 static bool
@@ -135,8 +135,7 @@ wait_connected(VsPull *pull, GError **error)
 static bool
 check_export(VsPull *pull, uint64_t size_bytes, GError **error)
 {
-    pull->has_allocation =
-        nbd_can_meta_context(pull->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
+    pull->has_allocation = nbd_can_meta_context(pull->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
     if (pull->bitmap_context && nbd_can_meta_context(pull->nbd, pull->bitmap_context) != 1) {
         g_set_error(error, VS_PULL_ERROR, VS_PULL_ERROR_CONNECT,
                     "connecting to the NBD export: it does not offer %s", pull->bitmap_context);
@@ -401,11 +400,10 @@ read_part(VsPull *pull, VsSpan *span, const VsSpanPart *part, GError **error)
     *read = (Read){pull, span, part->length};
     begin_request(pull);
     span->pending++;
-    if (nbd_aio_pread(pull->nbd, span->data + part->offset, part->length,
-                      span->offset + part->offset,
-                      (nbd_completion_callback){
-                          .callback = on_read_done, .user_data = read, .free = g_free},
-                      0) == -1) {
+    if (nbd_aio_pread(
+            pull->nbd, span->data + part->offset, part->length, span->offset + part->offset,
+            (nbd_completion_callback){.callback = on_read_done, .user_data = read, .free = g_free},
+            0) == -1) {
         pull->in_flight--;
         set_nbd_error(error, VS_PULL_ERROR_SERVER, "reading over NBD");
         return false;

@@ -32,8 +32,7 @@ set_nbd_error(const NbdTarget *nbd, GError **error)
 }
 
 static bool
-nbd_target_write(VsTarget *target, uint64_t offset, const void *data, size_t length,
-                 GError **error)
+nbd_target_write(VsTarget *target, uint64_t offset, const void *data, size_t length, GError **error)
 {
     NbdTarget *nbd = (NbdTarget *)target;
     pthread_mutex_lock(&nbd->mutex);
@@ -71,9 +70,8 @@ create_image(const char *path, const char *format, uint64_t size_bytes, GError *
     if (create && g_subprocess_communicate_utf8(create, NULL, NULL, NULL, &complaint, &cause) &&
         g_subprocess_get_successful(create))
         return true;
-    g_set_error(error, VS_RESTORE_ERROR, VS_RESTORE_ERROR_FAILED,
-                "creating the %s image '%s': %s", format, path,
-                cause ? cause->message : g_strchomp(complaint));
+    g_set_error(error, VS_RESTORE_ERROR, VS_RESTORE_ERROR_FAILED, "creating the %s image '%s': %s",
+                format, path, cause ? cause->message : g_strchomp(complaint));
     return false;
 }
 
@@ -87,11 +85,9 @@ vs_nbd_target_open(const char *path, const char *format, uint64_t size_bytes, GE
     nbd->path = g_strdup(path);
     pthread_mutex_init(&nbd->mutex, NULL);
     nbd->nbd = nbd_create();
-    const char *command[] = {"qemu-nbd", "--cache=writeback", "--discard=unmap",
-                             "-f",       format,              path,
+    const char *command[] = {"qemu-nbd", "--cache=writeback", "--discard=unmap", "-f", format, path,
                              NULL};
-    if (!nbd->nbd ||
-        nbd_connect_systemd_socket_activation(nbd->nbd, (char **)command) == -1) {
+    if (!nbd->nbd || nbd_connect_systemd_socket_activation(nbd->nbd, (char **)command) == -1) {
         set_nbd_error(nbd, error);
         nbd_target_free(&nbd->base);
         return NULL;

@@ -44,7 +44,8 @@ vs_restore_error_quark(void)
     return g_quark_from_static_string("vs-restore-error");
 }
 
-// The temporary file --------------------------------------------------------------------------------
+// The temporary file
+// --------------------------------------------------------------------------------
 
 typedef struct {
     char *final_path; // absolute
@@ -76,8 +77,8 @@ partial_open(Partial *partial, const char *path, GError **error)
         return false;
     }
     g_autofree char *folder = g_path_get_dirname(partial->final_path);
-    partial->path = g_strdup_printf("%s/.virtsnap-%08x%08x.partial", folder, g_random_int(),
-                                    g_random_int());
+    partial->path =
+        g_strdup_printf("%s/.virtsnap-%08x%08x.partial", folder, g_random_int(), g_random_int());
     // 0666: the user's umask decides who may read the restored disk.
     partial->fd = open(partial->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (partial->fd < 0) {
@@ -100,7 +101,8 @@ sync_folder(const char *path)
     return ok;
 }
 
-// link(2), like renameat2(RENAME_NOREPLACE), never overwrites; between them every file system is served.
+// link(2), like renameat2(RENAME_NOREPLACE), never overwrites; between them every file system is
+// served.
 static bool
 give_name(const char *from, const char *to)
 {
@@ -265,8 +267,8 @@ feed(Restore *restore, GError **error)
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     VsTreeStore store = {vs_repository_chunks(restore->repository), codec, 0};
     VsTreeIo io = vs_tree_store_io(&store);
-    VsTree tree = {manifest->root, vs_repository_chunk_count(restore->repository,
-                                                             manifest->virtual_size_bytes)};
+    VsTree tree = {manifest->root,
+                   vs_repository_chunk_count(restore->repository, manifest->virtual_size_bytes)};
     if (!vs_tree_walk(&io, &tree, 0, tree.chunk_count, on_chunk, restore, error))
         return false;
     if (restore->batch && !hand_over(restore, error))
@@ -283,8 +285,7 @@ run_workers(Restore *restore, GError **error)
     unsigned count = g_get_num_processors();
     g_autofree pthread_t *threads = g_new(pthread_t, count);
     unsigned started = 0;
-    while (started < count &&
-           pthread_create(&threads[started], NULL, worker_main, restore) == 0)
+    while (started < count && pthread_create(&threads[started], NULL, worker_main, restore) == 0)
         started++;
     bool ok = started > 0;
     if (ok)

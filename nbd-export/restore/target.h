@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Where a restored disk is written: an image file of some format, empty (all zeroes) at first.
 //
-// Two kinds behind one vtable: a raw file written directly, and any other format through a qemu-nbd child. write may be called from several threads at once.
+// Two kinds behind one vtable: a raw file written directly, and any other format through a qemu-nbd
+// child. write may be called from several threads at once.
 #pragma once
 
 #include <glib.h>

@@ -27,12 +27,12 @@ struct _VsIngest {
 
     // Guards everything below but the builder, which `order` guards. Lock order: order, then mutex.
     pthread_mutex_t mutex;
-    pthread_cond_t work_cond;  // something to do, or stop
-    pthread_cond_t free_cond;  // a slot came free, or failure
-    GQueue free_slots;         // of Slot *, with buffers
-    GQueue todo;               // submitted
-    GHashTable *done;          // sequence → Slot *, finished out of turn
-    GHashTable *slots;         // all Slot *, owned, wherever they are just now
+    pthread_cond_t work_cond; // something to do, or stop
+    pthread_cond_t free_cond; // a slot came free, or failure
+    GQueue free_slots;        // of Slot *, with buffers
+    GQueue todo;              // submitted
+    GHashTable *done;         // sequence → Slot *, finished out of turn
+    GHashTable *slots;        // all Slot *, owned, wherever they are just now
     unsigned slots_made;
     unsigned slots_max;
     uint64_t next_sequence;
@@ -335,7 +335,8 @@ vs_ingest_new(VsRepository *repository, const VsTree *base, uint64_t size_bytes,
     ingest->tree_store.chunks = vs_repository_chunks(repository);
     ingest->tree_store.codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     VsTreeIo io = vs_tree_store_io(&ingest->tree_store);
-    ingest->builder = vs_tree_builder_new(&io, base, vs_repository_chunk_count(repository, size_bytes));
+    ingest->builder =
+        vs_tree_builder_new(&io, base, vs_repository_chunk_count(repository, size_bytes));
     return ingest;
 }
 

@@ -7,6 +7,8 @@
 
 #include "nbd-export/store/repository.h"
 
+G_BEGIN_DECLS
+
 #define VS_REPOSITORY_CONFIG "config"
 #define VS_REPOSITORY_SNAPSHOTS "snapshots"
 #define VS_REPOSITORY_BASES "bases"
@@ -106,3 +108,5 @@ bool vs_repository_read_contents(VsRepository *repository, VsDamagedObjectFunc d
 
 // The tree of a manifest.
 VsTree vs_repository_tree(const VsRepository *repository, const VsManifest *manifest);
+
+G_END_DECLS

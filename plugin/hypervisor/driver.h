@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // One way to reach an instance and its disks, and a point in time of some of them.
 //
-//   connect → describe → recover → begin ──→ for each disk: open_source → (pull) → close_source ──→ settle
-//                                    │                                                                │
-//                                    └── the point in time                     kept: the old bitmap goes; else the new one
+//   connect → describe → recover → begin ──→ for each disk: open_source → (pull) → close_source ──→
+//   settle
+//                                    │ │ └── the point in time                     kept: the old
+//                                    bitmap goes; else the new one
 //
-// After begin has succeeded settle must be called, whatever happened; close_source before it may be skipped. Everything runs on the calling thread and its
-// default GMainContext. Nothing that a driver does leaves the guest waiting for us.
+// After begin has succeeded settle must be called, whatever happened; close_source before it may be
+// skipped. Everything runs on the calling thread and its default GMainContext. Nothing that a
+// driver does leaves the guest waiting for us.
 #pragma once
 
 #include <gio/gio.h>
@@ -23,7 +25,8 @@ typedef struct {
     const char *bitmap;      // the bitmap to start at the point in time
     const char *old_bitmap;  // records the changes since the base; NULL: all of the disk is wanted
     bool staged;             // QEMU copies into a staging file; no NBD server in the VM's QEMU
-    uint64_t dirty_bytes;    // out: what old_bitmap held at the point in time; without one the virtual size
+    uint64_t
+        dirty_bytes; // out: what old_bitmap held at the point in time; without one the virtual size
 } VsPointDisk;
 
 // Where captured blocks go meanwhile.
@@ -45,19 +48,23 @@ typedef struct {
     bool (*recover)(VsDriver *driver, GCancellable *cancellable, GError **error);
     // Removes the disk's bitmaps of this repository, except the one named keep (may be NULL).
     bool (*drop_bitmaps)(VsDriver *driver, const VsDisk *disk, const char *keep, GError **error);
-    // The point in time of all the disks; *at_us is the wall clock then. Nothing is left behind on failure.
+    // The point in time of all the disks; *at_us is the wall clock then. Nothing is left behind on
+    // failure.
     bool (*begin)(VsDriver *driver, VsPointDisk *disks, unsigned count,
                   const VsScratchOptions *scratch, int64_t *at_us, GCancellable *cancellable,
                   GError **error);
-    // Makes disk `index` readable. source's strings live until close_source. Staged: waits for QEMU's copy.
+    // Makes disk `index` readable. source's strings live until close_source. Staged: waits for
+    // QEMU's copy.
     bool (*open_source)(VsDriver *driver, unsigned index, VsPullSource *source,
-                        VsStageProgressFunc progress, gpointer user_data,
-                        GCancellable *cancellable, GError **error);
+                        VsStageProgressFunc progress, gpointer user_data, GCancellable *cancellable,
+                        GError **error);
     // The pull has ended and its connection is closed: frees what it cost the guest.
     bool (*close_source)(VsDriver *driver, unsigned index, GError **error);
-    // Ends the point in time. keep: the snapshots exist now. Not cancellable; does all it can, and says what it could not.
+    // Ends the point in time. keep: the snapshots exist now. Not cancellable; does all it can, and
+    // says what it could not.
     bool (*settle)(VsDriver *driver, bool keep, GError **error);
-    // Why the point in time can't be kept any more (scratch space, the VM has gone), NULL without reason. Sets error.
+    // Why the point in time can't be kept any more (scratch space, the VM has gone), NULL without
+    // reason. Sets error.
     bool (*is_lost)(VsDriver *driver, GError **error);
 } VsDriverOps;
 

@@ -9,13 +9,13 @@
 G_BEGIN_DECLS
 
 typedef struct {
-    char *id;      // d-…, "" until identified
-    char *target;  // the name users know: qdev id, device id or node name
+    char *id;           // d-…, "" until identified
+    char *target;       // the name users know: qdev id, device id or node name
     GPtrArray *aliases; // char *: other names that select it
-    char *node;    // QEMU's node that holds the format
-    char *source;  // image, absolute path or URI
-    char *format;  // "qcow2", "raw", …
-    GPtrArray *chain; // char *: image and its backing files, top first
+    char *node;         // QEMU's node that holds the format
+    char *source;       // image, absolute path or URI
+    char *format;       // "qcow2", "raw", …
+    GPtrArray *chain;   // char *: image and its backing files, top first
     uint64_t virtual_size_bytes;
     bool persistent_bitmaps; // the image can store them
     bool iothread;
@@ -24,10 +24,10 @@ typedef struct {
 } VsDisk;
 
 typedef struct {
-    char *id;     // i-…
+    char *id; // i-…
     char *name;
-    char *kind;   // "qmp", "libvirt"
-    char *status; // "running", "paused", "stopped"
+    char *kind;       // "qmp", "libvirt"
+    char *status;     // "running", "paused", "stopped"
     char *definition; // text for the manifest, NULL: none
     GPtrArray *disks; // VsDisk *
 } VsInstance;

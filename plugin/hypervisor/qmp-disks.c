@@ -32,8 +32,8 @@ vs_qmp_device_may_be_disk(const VsQmpDevice *device)
 static bool
 is_disk_type(const char *type)
 {
-    static const char *const others[] = {"cfi.pflash", "floppy", "ide-cd", "scsi-cd", "sd-card",
-                                         "isa-fdc",    NULL};
+    static const char *const others[] = {"cfi.pflash", "floppy",  "ide-cd", "scsi-cd",
+                                         "sd-card",    "isa-fdc", NULL};
     for (unsigned i = 0; type && others[i]; i++)
         if (g_str_has_prefix(type, others[i]))
             return false;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Which disks a QEMU has, from what query-block and query-named-block-nodes say. Pure.
 //
-// A disk is a non-removable, writable device of the guest with a medium: not CD-ROM, floppy, pflash. Its name is the first that the
-// user chose or would recognise: the device's id, the drive's, the node's. Source: recipe in qmp/README.md, QEMU's qapi/block-core.json.
+// A disk is a non-removable, writable device of the guest with a medium: not CD-ROM, floppy,
+// pflash. Its name is the first that the user chose or would recognise: the device's id, the
+// drive's, the node's. Source: recipe in qmp/README.md, QEMU's qapi/block-core.json.
 #pragma once
 
 #include "plugin/hypervisor/instance.h"
@@ -22,7 +23,8 @@ char *vs_qmp_device_path(const char *qdev);
 // Whether the device can be a disk at all; facts then need to be asked for.
 bool vs_qmp_device_may_be_disk(const VsQmpDevice *device);
 
-// The disks, as VsDisk *. facts: as many as devices. cwd: QEMU's working directory for relative names, NULL: not known.
+// The disks, as VsDisk *. facts: as many as devices. cwd: QEMU's working directory for relative
+// names, NULL: not known.
 GPtrArray *vs_qmp_find_disks(const GPtrArray *devices, const VsQmpDeviceFacts *facts,
                              const GPtrArray *nodes, const char *cwd);
 

@@ -3,11 +3,11 @@
 //
 // Objects in QEMU, for the snapshot s-XXXX (node names are limited to 31 characters):
 //
-//   fdset     label "virtsnap <repository> s-XXXX"   first made, last removed: finds all the others after a crash
-//   vs-file-XXXX, vs-fleece-XXXX                     scratch file's protocol node, and the qcow2 on it
-//   vs-filter-XXXX, vs-job-XXXX                      copy-before-write filter and its backup job
-//   vs-export-XXXX                                   export of the fleece, NBD name s-XXXX
-//   virtsnap.<repository>.s-XXXX[.frozen]            bitmaps on the disk's node
+//   fdset     label "virtsnap <repository> s-XXXX"   first made, last removed: finds all the others
+//   after a crash vs-file-XXXX, vs-fleece-XXXX                     scratch file's protocol node,
+//   and the qcow2 on it vs-filter-XXXX, vs-job-XXXX                      copy-before-write filter
+//   and its backup job vs-export-XXXX                                   export of the fleece, NBD
+//   name s-XXXX virtsnap.<repository>.s-XXXX[.frozen]            bitmaps on the disk's node
 #pragma once
 
 #include "plugin/hypervisor/driver.h"
@@ -48,10 +48,10 @@ typedef struct {
     bool has_job;
     bool has_bitmap;
     bool has_export;
-    bool is_connected;   // its NBD client has been connected
-    bool was_paused;     // the guest was stopped by a failed write to the scratch
-    int inherited;       // staged: descriptor of the staging file for qemu-nbd, -1
-    char **command;      // staged: how to serve it
+    bool is_connected;          // its NBD client has been connected
+    bool was_paused;            // the guest was stopped by a failed write to the scratch
+    int inherited;              // staged: descriptor of the staging file for qemu-nbd, -1
+    char **command;             // staged: how to serve it
     uint64_t granularity_bytes; // of the frozen bitmap
 } VsQmpCapture;
 
@@ -75,8 +75,8 @@ bool vs_qmp_driver_recover(VsDriver *driver, GCancellable *cancellable, GError *
 bool vs_qmp_driver_drop_bitmaps(VsDriver *driver, const VsDisk *disk, const char *keep,
                                 GError **error);
 bool vs_qmp_driver_begin(VsDriver *driver, VsPointDisk *disks, unsigned count,
-                         const VsScratchOptions *scratch, int64_t *at_us,
-                         GCancellable *cancellable, GError **error);
+                         const VsScratchOptions *scratch, int64_t *at_us, GCancellable *cancellable,
+                         GError **error);
 bool vs_qmp_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
                                VsStageProgressFunc progress, gpointer user_data,
                                GCancellable *cancellable, GError **error);

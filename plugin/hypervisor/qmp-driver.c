@@ -39,7 +39,8 @@ get_string(VsQmpClient *client, const char *path, const char *property)
     return vs_qmp_qom_get_string(client, path, property, NULL, NULL);
 }
 
-// Whether the device, or the controller whose bus it is on, is given to an iothread. What can't be found out counts as "yes": staged capture is right for both.
+// Whether the device, or the controller whose bus it is on, is given to an iothread. What can't be
+// found out counts as "yes": staged capture is right for both.
 static bool
 is_on_iothread(VsQmpClient *client, const char *device_path)
 {
@@ -115,8 +116,8 @@ find_status(VsQmpClient *client, GCancellable *cancellable, GError **error)
     if (!reply)
         return NULL;
     struct json_object *running;
-    bool is_running = json_object_object_get_ex(reply, "running", &running) &&
-                      json_object_get_boolean(running);
+    bool is_running =
+        json_object_object_get_ex(reply, "running", &running) && json_object_get_boolean(running);
     json_object_put(reply);
     return g_strdup(is_running ? "running" : "paused");
 }
@@ -128,10 +129,10 @@ make_definition(const VsQmpDriver *driver, const VsInstance *instance)
     struct json_object *disks = json_object_new_array();
     for (unsigned i = 0; i < instance->disks->len; i++) {
         const VsDisk *disk = g_ptr_array_index(instance->disks, i);
-        json_object_array_add(
-            disks, vs_qmp_args("target", vs_qmp_str(disk->target), "node", vs_qmp_str(disk->node),
-                               "source", vs_qmp_str(disk->source), "format",
-                               vs_qmp_str(disk->format), NULL));
+        json_object_array_add(disks, vs_qmp_args("target", vs_qmp_str(disk->target), "node",
+                                                 vs_qmp_str(disk->node), "source",
+                                                 vs_qmp_str(disk->source), "format",
+                                                 vs_qmp_str(disk->format), NULL));
     }
     struct json_object *root = vs_qmp_args(
         "kind", vs_qmp_str("qmp"), "socket", vs_qmp_str(driver->socket_path), "qemu_version",
@@ -199,8 +200,8 @@ static const VsDriverOps qmp_ops = {
 };
 
 VsDriver *
-vs_qmp_driver_connect(const char *socket_path, const char *repository_id,
-                      GCancellable *cancellable, GError **error)
+vs_qmp_driver_connect(const char *socket_path, const char *repository_id, GCancellable *cancellable,
+                      GError **error)
 {
     VsQmpClient *client =
         vs_qmp_client_connect(socket_path, CONNECT_TIMEOUT_MS, cancellable, error);

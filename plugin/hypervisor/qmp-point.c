@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // A point in time of a running QEMU's disks: scratch space, the transaction, its end.
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -10,6 +11,10 @@ capture_clear(VsQmpCapture *capture)
 {
     vs_qmp_names_clear(&capture->names);
     g_free(capture->frozen);
+    // A paused QEMU keeps its descriptor open till it runs again: give the space back all the same,
+    // once no node uses it.
+    if (capture->scratch && !capture->has_file && ftruncate(capture->scratch->fd, 0) < 0)
+        g_debug("truncating a scratch file: %s", g_strerror(errno));
     vs_scratch_free(capture->scratch);
     if (capture->inherited >= 0)
         close(capture->inherited);
@@ -32,7 +37,7 @@ get_event_string(struct json_object *data, const char *key)
 {
     struct json_object *member;
     return data && json_object_object_get_ex(data, key, &member) ? json_object_get_string(member)
-                                                                  : NULL;
+                                                                 : NULL;
 }
 
 static void
@@ -40,17 +45,17 @@ ignore_reply(struct json_object *result, const GError *error, gpointer user_data
 {
 }
 
-// The scratch file has come near its reservation: reserve more, or give the snapshot up before a guest write fails.
+// The scratch file has come near its reservation: reserve more, or give the snapshot up before a
+// guest write fails.
 static void
 on_threshold(VsQmpDriver *driver, VsQmpCapture *capture)
 {
     if (!vs_scratch_grow(capture->scratch, driver->lost ? NULL : &driver->lost))
         return;
-    VsQmpCommand again = {
-        .name = "block-set-write-threshold",
-        .arguments = vs_qmp_args("node-name", vs_qmp_str(capture->names.file_node),
-                                 "write-threshold",
-                                 vs_qmp_int(vs_scratch_threshold(capture->scratch)), NULL)};
+    VsQmpCommand again = {.name = "block-set-write-threshold",
+                          .arguments = vs_qmp_args(
+                              "node-name", vs_qmp_str(capture->names.file_node), "write-threshold",
+                              vs_qmp_int(vs_scratch_threshold(capture->scratch)), NULL)};
     vs_qmp_client_send(driver->client, &again, NULL, ignore_reply, NULL);
 }
 
@@ -97,8 +102,7 @@ add_nodes(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
                           error))
         return false;
     capture->has_fdset = true;
-    g_autofree char *filename =
-        g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, capture->fdset);
+    g_autofree char *filename = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, capture->fdset);
     struct json_object *file =
         vs_qmp_args("driver", vs_qmp_str("file"), "node-name", vs_qmp_str(names->file_node),
                     "filename", vs_qmp_str(filename), NULL);
@@ -140,16 +144,17 @@ prepare(VsQmpDriver *driver, VsQmpCapture *capture, VsPointDisk *disk,
 
 // The point in time -----------------------------------------------------------------------------
 
-// The frozen copy of the old bitmap is what will be read; the old one keeps recording until the snapshot is accomplished.
+// The frozen copy of the old bitmap is what will be read; the old one keeps recording until the
+// snapshot is accomplished.
 static void
 add_bitmap_actions(VsQmpTransaction *transaction, const VsQmpCapture *capture)
 {
     const VsPointDisk *disk = capture->disk;
     const char *node = disk->disk->node;
-    vs_qmp_transaction_bitmap_add(
-        transaction, &(VsQmpBitmapAdd){.node = node,
-                                       .name = disk->bitmap,
-                                       .persistent = disk->disk->persistent_bitmaps});
+    vs_qmp_transaction_bitmap_add(transaction,
+                                  &(VsQmpBitmapAdd){.node = node,
+                                                    .name = disk->bitmap,
+                                                    .persistent = disk->disk->persistent_bitmaps});
     if (!capture->frozen)
         return;
     vs_qmp_transaction_bitmap_add(transaction,
@@ -232,8 +237,7 @@ vs_qmp_driver_begin(VsDriver *base, VsPointDisk *disks, unsigned count,
     for (unsigned i = 0; i < count && ok; i++)
         ok = prepare(driver, &driver->captures[i], &disks[i], scratch, error) &&
              add_nodes(driver, &driver->captures[i], cancellable, error);
-    ok = ok && start(driver, at_us, cancellable, error) &&
-         count_dirty(driver, cancellable, error);
+    ok = ok && start(driver, at_us, cancellable, error) && count_dirty(driver, cancellable, error);
     if (!ok) {
         g_autoptr(GError) undo = NULL;
         if (!vs_qmp_driver_settle(base, false, &undo))
@@ -244,22 +248,24 @@ vs_qmp_driver_begin(VsDriver *base, VsPointDisk *disks, unsigned count,
 
 // The end ---------------------------------------------------------------------------------------
 
-// Success: what was recorded up to the point in time is in the snapshot now. Failure: the old bitmap has everything still.
+// Success: what was recorded up to the point in time is in the snapshot now. Failure: the old
+// bitmap has everything still.
 static bool
 settle_bitmaps(VsQmpDriver *driver, VsQmpCapture *capture, bool keep, GError **error)
 {
     if (!capture->has_bitmap)
         return true;
     const VsPointDisk *disk = capture->disk;
-    if (capture->frozen && !vs_qmp_bitmap_remove(driver->client, disk->disk->node, capture->frozen,
-                                                 NULL, error))
+    if (capture->frozen &&
+        !vs_qmp_bitmap_remove(driver->client, disk->disk->node, capture->frozen, NULL, error))
         return false;
     if (keep)
         return vs_qmp_driver_drop_bitmaps(&driver->base, disk->disk, disk->bitmap, error);
     return vs_qmp_bitmap_remove(driver->client, disk->disk->node, disk->bitmap, NULL, error);
 }
 
-// A guest that a full scratch has stopped goes on, now that the job that needed it is gone: QEMU retries the write.
+// A guest that a full scratch has stopped goes on, now that the job that needed it is gone: QEMU
+// retries the write.
 static bool
 resume_guest(VsQmpDriver *driver, const VsQmpCapture *capture, GError **error)
 {
@@ -290,8 +296,7 @@ vs_qmp_driver_settle(VsDriver *base, bool keep, GError **error)
         resume_guest(driver, &captures[i], &failure);
         keep_first(&first, &failure);
     }
-    if (driver->has_server && is_open &&
-        !vs_qmp_nbd_server_stop(driver->client, NULL, &failure))
+    if (driver->has_server && is_open && !vs_qmp_nbd_server_stop(driver->client, NULL, &failure))
         keep_first(&first, &failure);
     for (unsigned i = 0; i < count && is_open; i++) {
         settle_bitmaps(driver, &captures[i], keep, &failure);

@@ -136,16 +136,20 @@ look_for(VsQmpClient *client, VsQmpCapture *capture, GCancellable *cancellable, 
     return true;
 }
 
+// *found is set if there was more than the descriptor set, which a paused QEMU keeps till it runs
+// again.
 static bool
-remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset,
+remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset, bool *found,
                 GCancellable *cancellable, GError **error)
 {
     VsQmpCapture capture = {.fdset = fdset, .has_fdset = true};
     vs_qmp_names_init(&capture.names, driver->repository_id, snapshot_id);
-    bool ok = look_for(driver->client, &capture, cancellable, error) &&
-              vs_qmp_job_cancel(driver->client, capture.names.create_job,
-                                VS_QMP_SETTLE_TIMEOUT_MS, cancellable, error) &&
-              vs_qmp_capture_remove(driver->client, &capture, error);
+    bool ok = look_for(driver->client, &capture, cancellable, error);
+    *found |= capture.has_export || capture.has_job || capture.has_fleece || capture.has_file;
+    ok = ok &&
+         vs_qmp_job_cancel(driver->client, capture.names.create_job, VS_QMP_SETTLE_TIMEOUT_MS,
+                           cancellable, error) &&
+         vs_qmp_capture_remove(driver->client, &capture, error);
     vs_qmp_names_clear(&capture.names);
     return ok;
 }
@@ -154,8 +158,7 @@ remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset,
 static const char *
 snapshot_of_label(const VsQmpDriver *driver, const char *label)
 {
-    g_autofree char *prefix =
-        g_strdup_printf("%s %s s-", VS_FDSET_LABEL, driver->repository_id);
+    g_autofree char *prefix = g_strdup_printf("%s %s s-", VS_FDSET_LABEL, driver->repository_id);
     return g_str_has_prefix(label, prefix) ? label + strlen(prefix) - strlen("s-") : NULL;
 }
 
@@ -169,16 +172,15 @@ vs_qmp_driver_recover(VsDriver *base, GCancellable *cancellable, GError **error)
     bool found = false;
     for (unsigned i = 0; i < sets->len; i++) {
         const VsQmpFdset *set = g_ptr_array_index(sets, i);
-        const char *id = set->labels->len
-                             ? snapshot_of_label(driver, g_ptr_array_index(set->labels, 0))
-                             : NULL;
+        const char *id =
+            set->labels->len ? snapshot_of_label(driver, g_ptr_array_index(set->labels, 0)) : NULL;
         if (!id)
             continue;
-        if (!remove_leftover(driver, id, set->id, cancellable, error))
+        if (!remove_leftover(driver, id, set->id, &found, cancellable, error))
             return false;
-        found = true;
     }
-    // An NBD server without exports beside our leftovers was ours. If it never ran or somebody has exports, this fails and changes nothing.
+    // An NBD server without exports beside our leftovers was ours. If it never ran or somebody has
+    // exports, this fails and changes nothing.
     g_autoptr(GError) no_server = NULL;
     if (found && !vs_qmp_nbd_server_stop(driver->client, cancellable, &no_server))
         g_debug("recovering: %s", no_server->message);

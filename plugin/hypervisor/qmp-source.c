@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Making a captured disk readable over NBD: from the VM's QEMU (live), or by qemu-nbd from the staging file (staged).
+// Making a captured disk readable over NBD: from the VM's QEMU (live), or by qemu-nbd from the
+// staging file (staged).
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -121,10 +122,8 @@ open_live(VsQmpDriver *driver, VsQmpCapture *capture, VsPullSource *source,
         return false;
     capture->is_connected = true;
     forget_server_if_connected(driver);
-    *source = (VsPullSource){.socket = fd,
-                             .export_name = disk->snapshot_id,
-                             .bitmap = capture->frozen,
-                             .live = true};
+    *source = (VsPullSource){
+        .socket = fd, .export_name = disk->snapshot_id, .bitmap = capture->frozen, .live = true};
     return true;
 }
 
@@ -141,8 +140,7 @@ typedef struct {
 static bool
 has_concluded(Stage *stage, bool *concluded, GCancellable *cancellable, GError **error)
 {
-    g_autoptr(GPtrArray) jobs =
-        vs_qmp_query_jobs(stage->driver->client, cancellable, error);
+    g_autoptr(GPtrArray) jobs = vs_qmp_query_jobs(stage->driver->client, cancellable, error);
     if (!jobs)
         return false;
     *concluded = true;
@@ -172,8 +170,9 @@ wait_for_copy(Stage *stage, GCancellable *cancellable, GError **error)
         if (!has_concluded(stage, &concluded, cancellable, error))
             return false;
         g_autoptr(GError) waited = NULL;
-        if (!concluded && !vs_qmp_client_wait(client, never, stage->driver, STAGE_POLL_MS,
-                                              cancellable, &waited) &&
+        if (!concluded &&
+            !vs_qmp_client_wait(client, never, stage->driver, STAGE_POLL_MS, cancellable,
+                                &waited) &&
             !g_error_matches(waited, VS_QMP_ERROR, VS_QMP_ERROR_TIMEOUT)) {
             g_propagate_error(error, g_steal_pointer(&waited));
             return false;

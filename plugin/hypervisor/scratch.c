@@ -8,8 +8,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-// The first reservation; each later one doubles the file's, by at most STEP_MOST. At 1 GB/s of guest writes half of the first is
-// used up in 32 ms, which is longer than reserving takes.
+// The first reservation; each later one doubles the file's, by at most STEP_MOST. At 1 GB/s of
+// guest writes half of the first is used up in 32 ms, which is longer than reserving takes.
 #define STEP_FIRST (64ull << 20)
 #define STEP_MOST (1ull << 30)
 // Less than this can't even hold the metadata of an image and a few clusters.
@@ -86,8 +86,8 @@ vs_scratch_grow(VsScratch *scratch, GError **error)
                                ? "the limit set is reached"
                                : "no space left",
                            error);
-    if (scratch->is_reserving && fallocate(scratch->fd, FALLOC_FL_KEEP_SIZE,
-                                           scratch->reserved_bytes, step) < 0) {
+    if (scratch->is_reserving &&
+        fallocate(scratch->fd, FALLOC_FL_KEEP_SIZE, scratch->reserved_bytes, step) < 0) {
         if (errno != EOPNOTSUPP)
             return set_no_room(scratch, g_strerror(errno), error);
         scratch->is_reserving = false;

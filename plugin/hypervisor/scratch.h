@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Scratch space: a nameless file that QEMU fills with old content of blocks that the guest overwrites.
+// Scratch space: a nameless file that QEMU fills with old content of blocks that the guest
+// overwrites.
 //
-// A write that fails there fails the guest's own write (or pauses the guest), so space is reserved ahead: fallocate keeps `reserved` bytes free for the file, QEMU tells when
-// it has come close to that (write threshold), and then either more is reserved or the snapshot is given up. The file has no name, so nothing is left of it, whoever dies.
+// A write that fails there fails the guest's own write (or pauses the guest), so space is reserved
+// ahead: fallocate keeps `reserved` bytes free for the file, QEMU tells when it has come close to
+// that (write threshold), and then either more is reserved or the snapshot is given up. The file
+// has no name, so nothing is left of it, whoever dies.
 #pragma once
 
 #include <glib.h>
@@ -19,13 +22,15 @@ typedef struct {
     bool is_reserving;   // false: the file system can't; then only free space is looked at
 } VsScratch;
 
-// folder NULL: $TMPDIR, else /var/tmp. most_bytes 0: no bound. Fails where there is no room for a beginning.
+// folder NULL: $TMPDIR, else /var/tmp. most_bytes 0: no bound. Fails where there is no room for a
+// beginning.
 VsScratch *vs_scratch_new(const char *folder, uint64_t most_bytes,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_scratch_free(VsScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsScratch, vs_scratch_free)
 
-// Reserves space for the file's first or next part. Fails where no more can be had; what is reserved stays so.
+// Reserves space for the file's first or next part. Fails where no more can be had; what is
+// reserved stays so.
 bool vs_scratch_grow(VsScratch *scratch, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // At which size of the file to grow again, so that a guest that writes fast does not overtake us.

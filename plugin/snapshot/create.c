@@ -12,7 +12,7 @@ typedef struct {
     const VsCreateRequest *request;
     GCancellable *cancellable;
     VsSession session;
-    GPtrArray *plan;      // VsPlanDisk *
+    GPtrArray *plan; // VsPlanDisk *
     VsPointDisk *points;
     GPtrArray *manifests; // VsManifest *, the plan's
     GPtrArray *warnings;  // char *
@@ -72,16 +72,16 @@ plan_disk(Create *create, const VsDisk *disk, GError **error)
     if (!check_quota(create->engine, disk, error) ||
         !vs_session_load_base(create->engine, disk, &base, error))
         return false;
-    VsPlanDisk *plan =
-        vs_plan_disk(create->session.instance, disk, base, create->request,
-                     vs_repository_id(create->engine->repository), create->group);
+    VsPlanDisk *plan = vs_plan_disk(create->session.instance, disk, base, create->request,
+                                    vs_repository_id(create->engine->repository), create->group);
     g_ptr_array_add(create->plan, plan);
     g_ptr_array_add(create->manifests, plan->manifest);
     if (create->request->capture == VS_CAPTURE_LIVE && disk->iothread)
-        g_ptr_array_add(create->warnings,
-                        g_strdup_printf("disk '%s' is on an iothread: with some QEMU versions the VM dies "
-                                        "if this program is killed during a live capture",
-                                        disk->target));
+        g_ptr_array_add(
+            create->warnings,
+            g_strdup_printf("disk '%s' is on an iothread: with some QEMU versions the VM dies "
+                            "if this program is killed during a live capture",
+                            disk->target));
     return true;
 }
 
@@ -99,7 +99,8 @@ make_plan(Create *create, GError **error)
     return true;
 }
 
-// Bitmaps of ours that are neither the newest snapshot's nor a stranger's were left by an interrupted run, or a removal that failed.
+// Bitmaps of ours that are neither the newest snapshot's nor a stranger's were left by an
+// interrupted run, or a removal that failed.
 static bool
 drop_stale_bitmaps(Create *create, GError **error)
 {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Taking a snapshot: lock → describe → plan → point in time → pull → commit → tear-down.
 //
-// The bitmap rule: at every instant, every change since the newest accomplished snapshot is recorded in an enabled bitmap. The old bitmap keeps recording throughout; a frozen copy of it
-// is what is exported; the new one starts in the same transaction; the old one goes only after the manifests are durable. Any failure removes the new and the frozen one, and all else that is ours.
+// The bitmap rule: at every instant, every change since the newest accomplished snapshot is
+// recorded in an enabled bitmap. The old bitmap keeps recording throughout; a frozen copy of it is
+// what is exported; the new one starts in the same transaction; the old one goes only after the
+// manifests are durable. Any failure removes the new and the frozen one, and all else that is ours.
 //
 // Runs on the calling thread's default GMainContext; cancellation undoes everything.
 #pragma once
@@ -25,16 +27,17 @@ typedef struct {
     const char *const *disks; // names, NULL: all
     const char *name;
     const char *description;
-    GHashTable *tags;         // char * → char *, NULL: none
-    int64_t retain_us;        // 0: for ever
+    GHashTable *tags;  // char * → char *, NULL: none
+    int64_t retain_us; // 0: for ever
     bool full;
     VsCapture capture;
-    uint64_t speed_limit_bytes; // a second, 0: none
-    const char *scratch_dir;    // NULL: default
+    uint64_t speed_limit_bytes;  // a second, 0: none
+    const char *scratch_dir;     // NULL: default
     uint64_t scratch_size_bytes; // most scratch a disk may take, 0: default
 } VsCreateRequest;
 
-// Progress of the whole request, several times a second. total may be 0 at first. remaining_seconds -1: not known.
+// Progress of the whole request, several times a second. total may be 0 at first. remaining_seconds
+// -1: not known.
 typedef struct {
     uint64_t done_bytes;
     uint64_t total_bytes;
@@ -63,11 +66,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsCreateResult, vs_create_result_free)
 VsCreateResult *vs_engine_create(const VsEngine *engine, const VsCreateRequest *request,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Describes the instance (disks identified), and for each disk whether the next snapshot would be incremental: reasons (char *, or NULL in its place: it would be).
+// Describes the instance (disks identified), and for each disk whether the next snapshot would be
+// incremental: reasons (char *, or NULL in its place: it would be).
 VsInstance *vs_engine_describe(const VsEngine *engine, const char *instance, GPtrArray **reasons,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// The instance id of an INSTANCE argument without asking the instance itself, for locks and look-ups; VS_ERROR_INVALID_PARAMETER where its form is wrong.
+// The instance id of an INSTANCE argument without asking the instance itself, for locks and
+// look-ups; VS_ERROR_INVALID_PARAMETER where its form is wrong.
 char *vs_engine_instance_id(const char *instance, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

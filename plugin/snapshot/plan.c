@@ -43,9 +43,9 @@ static const char *
 bitmap_fault(const VsDisk *disk, const VsQmpBitmap *bitmap)
 {
     if (!bitmap)
-        return disk->persistent_bitmaps
-                   ? "the image has no dirty bitmap of the snapshot before"
-                   : "the dirty bitmap went with the QEMU that kept it, as the image can't store one";
+        return disk->persistent_bitmaps ? "the image has no dirty bitmap of the snapshot before"
+                                        : "the dirty bitmap went with the QEMU that kept it, as "
+                                          "the image can't store one";
     if (bitmap->inconsistent)
         return "the dirty bitmap is inconsistent: QEMU did not end in order";
     if (!bitmap->recording)
@@ -125,8 +125,8 @@ add_named(GPtrArray *chosen, const VsInstance *instance, const char *name, GErro
         return false;
     }
     if (g_ptr_array_find(chosen, disk, NULL)) {
-        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
-                    "disk '%s' of %s is named twice", name, instance->name);
+        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "disk '%s' of %s is named twice",
+                    name, instance->name);
         return false;
     }
     g_ptr_array_add(chosen, disk);
@@ -137,8 +137,8 @@ static bool
 check_available(const VsInstance *instance, const GPtrArray *chosen, GError **error)
 {
     if (chosen->len == 0) {
-        g_set_error(error, VS_ERROR, VS_ERROR_DISK_STATUS,
-                    "%s has no disk that can be snapshotted", instance->name);
+        g_set_error(error, VS_ERROR, VS_ERROR_DISK_STATUS, "%s has no disk that can be snapshotted",
+                    instance->name);
         return false;
     }
     for (unsigned i = 0; i < chosen->len; i++) {

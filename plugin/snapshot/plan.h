@@ -18,7 +18,8 @@ typedef struct {
 } VsPlanDisk;
 void vs_plan_disk_free(VsPlanDisk *disk);
 
-// Why a disk must be read in full, NULL: its bitmap can be trusted. base: its newest snapshot, may be NULL.
+// Why a disk must be read in full, NULL: its bitmap can be trusted. base: its newest snapshot, may
+// be NULL.
 char *vs_plan_full_reason(const VsDisk *disk, const VsManifest *base);
 
 // JSON text of a disk's chain, as it stands in manifests.
@@ -29,8 +30,8 @@ VsPlanDisk *vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsManif
                          const VsCreateRequest *request, const char *repository_id,
                          const char *group);
 
-// The disks of the request, borrowed from the instance, in its order. VS_ERROR_NO_SUCH_DISK, _INVALID_PARAMETER (named twice), _DISK_STATUS (none, or
-// not available).
+// The disks of the request, borrowed from the instance, in its order. VS_ERROR_NO_SUCH_DISK,
+// _INVALID_PARAMETER (named twice), _DISK_STATUS (none, or not available).
 GPtrArray *vs_plan_choose(const VsInstance *instance, const char *const *names,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -66,9 +66,9 @@ identify_disks(const VsEngine *engine, VsInstance *instance, GError **error)
         g_autofree char *id =
             vs_disk_identify(known, host, instance->id, disk->target, disk->chain);
         if (is_taken(instance, i, id)) {
-            // Two disks with a claim to one history (an overlay on another one's image): this one begins its own.
-            g_autofree char *key =
-                g_strdup_printf("%s:%s:%s", host, disk->source, disk->target);
+            // Two disks with a claim to one history (an overlay on another one's image): this one
+            // begins its own.
+            g_autofree char *key = g_strdup_printf("%s:%s:%s", host, disk->source, disk->target);
             g_free(id);
             id = vs_id_from_key("d-", key);
         }
@@ -127,9 +127,8 @@ vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsManifest **ba
 {
     GError *failure = NULL;
     g_autofree char *id = vs_catalogue_newest(engine->catalogue, disk->id, &failure);
-    *base = NULL;
-    if (id)
-        *base = vs_repository_load_base(engine->repository, id, NULL, &failure);
+    bool hidden;
+    *base = id ? vs_repository_load_base(engine->repository, id, &hidden, &failure) : NULL;
     if (failure)
         g_propagate_error(error, failure);
     return failure == NULL;

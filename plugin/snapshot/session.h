@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// A connection to one instance on behalf of the engine: its driver, its description, its disks identified. Internal to the engine.
+// A connection to one instance on behalf of the engine: its driver, its description, its disks
+// identified. Internal to the engine.
 #pragma once
 
 #include "plugin/hypervisor/driver.h"
@@ -13,7 +14,8 @@ typedef struct {
     VsInstance *instance;
 } VsSession;
 
-// Connects and describes. exclusive: takes the instance's lock first, and removes what an interrupted run left.
+// Connects and describes. exclusive: takes the instance's lock first, and removes what an
+// interrupted run left.
 bool vs_session_open(VsSession *session, const VsEngine *engine, const char *instance,
                      bool exclusive, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_session_clear(VsSession *session);

@@ -170,8 +170,8 @@ run_disk(Transfer *transfer, unsigned index, GError **error)
         return false;
     }
     if (!disk->ok) {
-        g_propagate_prefixed_error(error, g_steal_pointer(&disk->error), "disk '%s': ",
-                                   plan_of(transfer, index)->disk->target);
+        g_propagate_prefixed_error(error, g_steal_pointer(&disk->error),
+                                   "disk '%s': ", plan_of(transfer, index)->disk->target);
         return false;
     }
     VsManifest *manifest = plan_of(transfer, index)->manifest;
@@ -270,7 +270,8 @@ vs_transfer_run(const VsTransferJob *job, GError **error)
     g_auto(Transfer) transfer = {.job = job, .count = job->plan->len};
     transfer.disks = g_new0(DiskTransfer, transfer.count);
     transfer.started_us = g_get_monotonic_time();
-    // All that are live are connected before the first is read, so that the socket has a name for moments only.
+    // All that are live are connected before the first is read, so that the socket has a name for
+    // moments only.
     for (unsigned i = 0; i < transfer.count; i++)
         if (has_work(job, i, false) && !connect_disk(&transfer, i, error))
             return false;

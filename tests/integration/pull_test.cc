@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// The pull against real NBD servers (nbdkit, with its filters for faults): right bytes, or a clean failure.
+// The pull against real NBD servers (nbdkit, with its filters for faults): right bytes, or a clean
+// failure.
 #include <chrono>
 #include <fcntl.h>
 #include <fstream>
@@ -58,8 +59,9 @@ class Pull : public testing::Test
         ASSERT_EQ(ftruncate(fd, kSize), 0);
         for (size_t at = 0; at < kSize; at += 4096) { // keep holes
             size_t length = std::min<size_t>(4096, kSize - at);
-            if (content_.find_first_not_of('\0', at) < at + length)
+            if (content_.find_first_not_of('\0', at) < at + length) {
                 ASSERT_EQ(pwrite(fd, content_.data() + at, length, at), (ssize_t)length);
+            }
         }
         close(fd);
         ASSERT_TRUE(vs_repository_init(dir_.file("repo").c_str(), 64 << 10, nullptr));
@@ -84,8 +86,7 @@ class Pull : public testing::Test
 
     // Error code of the pull, or -1 where it succeeded.
     int
-    pull(VsPullOptions options = {kSize, 0, 0}, const char *bitmap = nullptr,
-         uint64_t size = kSize)
+    pull(VsPullOptions options = {kSize, 0, 0}, const char *bitmap = nullptr, uint64_t size = kSize)
     {
         int fd = -1;
         if (!support::wait_until(std::chrono::seconds(10),
@@ -102,8 +103,9 @@ class Pull : public testing::Test
             ingest_ = vs_ingest_new(repository_, nullptr, size, 0);
             if (during_)
                 during_();
-            if (vs_pull_run(pull_, ingest_, &options, &error))
+            if (vs_pull_run(pull_, ingest_, &options, &error)) {
                 EXPECT_TRUE(vs_ingest_finish(ingest_, &result_, &error));
+            }
         }
         int code = error ? error->code : -1;
         if (error) {
@@ -242,4 +244,4 @@ TEST_F(Pull, FailsCleanlyWhenTheRepositoryCannotBeWritten)
 
 } // namespace
 
-VS_TEST_MAIN("nbd")
+VS_TEST_MAIN("nbd");

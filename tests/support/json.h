@@ -33,6 +33,11 @@ class Json
     Json operator[](const std::string &name) const;
     Json operator[](const char *name) const;
     Json operator[](size_t index) const;
+    Json
+    operator[](int index) const // so that a literal 0 is not taken for a name
+    {
+        return (*this)[static_cast<size_t>(index)];
+    }
     std::vector<Json> items() const;        // of an array
     std::vector<std::string> names() const; // of an object
     std::string text() const;

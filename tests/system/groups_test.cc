@@ -42,8 +42,7 @@ TEST(Groups, TwentyInARowKeepTheWriteOrderAndNoWriteWaitsLong)
             EXPECT_EQ(snapshot["mode"].text(), group ? "incremental" : "full") << snapshot.dump();
         std::string target = dir.file("group");
         virtsnap.json({"restore", result["group"].text(), "--to", target, "--format", "raw"});
-        support::Outcome check =
-            support::check_records({target + "/a.raw", target + "/b.raw"});
+        support::Outcome check = support::check_records({target + "/a.raw", target + "/b.raw"});
         EXPECT_EQ(check.exit_code, 0) << check.out << check.err;
         must_run({"rm", "-r", target});
     }
@@ -54,4 +53,4 @@ TEST(Groups, TwentyInARowKeepTheWriteOrderAndNoWriteWaitsLong)
 
 } // namespace
 
-VS_TEST_MAIN("qemu", "guest")
+VS_TEST_MAIN("qemu", "guest");
