@@ -35,7 +35,7 @@ vs_catalogue_progress(VsCatalogue *catalogue, const char *id, unsigned percent,
         "iisi", (int64_t)MIN(percent, 100), remaining_seconds, id, (int64_t)VS_STATUS_PROGRESSING);
 }
 
-// The commit has removed the disk's hidden base.
+// The commit has removed the disk's hidden base; its row goes at the next opening.
 static bool
 accomplish_one(sqlite3 *db, const VsManifest *manifest, GError **error)
 {
@@ -43,9 +43,7 @@ accomplish_one(sqlite3 *db, const VsManifest *manifest, GError **error)
                  .status = VS_STATUS_ACCOMPLISHED,
                  .progress_percent = 100,
                  .remaining_seconds = 0};
-    return vs_sql_run(db, error, "DELETE FROM snapshot WHERE hidden=1 AND disk_id=? AND id<>?",
-                      "ss", manifest->disk_id, manifest->id) &&
-           vs_rows_put(db, &row, error) && vs_rows_put_disk_of(db, manifest, error);
+    return vs_rows_put(db, &row, error) && vs_rows_put_disk_of(db, manifest, error);
 }
 
 bool

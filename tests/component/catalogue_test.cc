@@ -584,6 +584,28 @@ TEST_F(Catalogue, DamagedFilesAreMadeAnewAndToldOnce)
     EXPECT_TRUE(g_file_test(File("catalogue.db.damaged").c_str(), G_FILE_TEST_EXISTS));
 }
 
+TEST_F(Catalogue, DamageOfAnySinglePageLosesNoSnapshot)
+{
+    std::set<std::string> ids;
+    for (uint64_t generation = 1; generation <= 12; generation++)
+        ids.insert(Accomplish("vda", generation));
+    vs_catalogue_free(g_steal_pointer(&catalogue_));
+    g_autofree char *data = nullptr;
+    gsize length = 0;
+    ASSERT_TRUE(g_file_get_contents(File("catalogue.db").c_str(), &data, &length, nullptr));
+    ASSERT_GT(length, 5u * 4096);
+    for (size_t page = 0; page < length; page += 4096) {
+        std::string content(data, length);
+        content.replace(page, 200, 200, '\xa5');
+        vs_catalogue_free(g_steal_pointer(&catalogue_));
+        Overwrite("catalogue.db", content);
+        EXPECT_NE(Open(), "") << "page " << page / 4096;
+        Ids listed = List();
+        EXPECT_EQ(std::set<std::string>(listed.begin(), listed.end()), ids);
+        EXPECT_EQ(Disks().size(), 1u);
+    }
+}
+
 TEST_F(Catalogue, FileOfAnotherVersionOrRepositoryIsMadeAnew)
 {
     std::string id = Accomplish("vda", 1);
