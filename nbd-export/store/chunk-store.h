@@ -7,9 +7,9 @@
 // packs that no index covers.
 //
 // Any number of threads may put and get at once; one VsCodec per thread is passed in. A failed
-// write is sticky: every later put and flush fails with it. Memory: two packs, and the not yet
-// indexed entries (bounded: at VS_CHUNK_STORE_SEGMENT_ENTRIES they become an index segment on
-// disk).
+// write is sticky: every later put and flush fails with it. Memory: three packs (one filled, one
+// waiting, one being written), the small index segments, and the not yet indexed entries (bounded:
+// at VS_CHUNK_STORE_SEGMENT_ENTRIES they become an index segment on disk).
 //
 // Lock order: the store's one mutex (a pthread one, so that ThreadSanitizer sees it) is a leaf; no
 // callback is called under it.
