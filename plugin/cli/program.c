@@ -42,8 +42,8 @@ occupy_standard_descriptors(void)
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
         if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF)
             continue;
-        int flags = fd == STDERR_FILENO ? O_WRONLY : O_RDONLY;
-        if (open("/dev/null", flags) != fd)
+        int opened = open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+        if (opened != fd)
             _exit(1);
     }
 }
