@@ -20,7 +20,7 @@ vs_warn(const VsInvocation *invocation, const char *text)
     if (invocation->quiet)
         return;
     g_autofree char *line = vs_error_escape(text, WARNING_MAX_CHARACTERS);
-    fprintf(stderr, "virtsnap: warning: %s\n", line);
+    (void)fprintf(stderr, "virtsnap: warning: %s\n", line);
 }
 
 VsRepository *

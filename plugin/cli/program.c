@@ -100,7 +100,7 @@ static void
 report(const GError *error)
 {
     g_autofree char *line = vs_error_escape(error->message, MESSAGE_MAX_CHARACTERS);
-    fprintf(stderr, "virtsnap: %s\n", line);
+    (void)fprintf(stderr, "virtsnap: %s\n", line);
 }
 
 static bool
@@ -123,7 +123,7 @@ vs_program_run(char *const *argv)
 {
     occupy_standard_descriptors();
     // A reader that has gone is an error of the write, to be told like any other.
-    signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
 
     g_autoptr(VsInvocation) invocation = NULL;
     g_autoptr(GError) error = NULL;

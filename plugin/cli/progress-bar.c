@@ -58,7 +58,7 @@ vs_progress_bar_free(VsProgressBar *bar)
     if (bar == NULL)
         return;
     if (bar->shown_us != 0)
-        fputs("\r\033[K", stderr);
+        (void)fputs("\r\033[K", stderr);
     g_free(bar);
 }
 
@@ -83,8 +83,8 @@ vs_progress_bar_show(VsProgressBar *bar, uint64_t done_bytes, uint64_t total_byt
     bar->shown_us = now_us;
     g_autofree char *line = vs_progress_bar_format(done_bytes, total_bytes, rate_bytes,
                                                    remaining_seconds, terminal_columns());
-    fprintf(stderr, "\r%s\033[K", line);
-    fflush(stderr);
+    (void)fprintf(stderr, "\r%s\033[K", line);
+    (void)fflush(stderr);
 }
 
 void
