@@ -35,8 +35,19 @@ typedef struct {
     uint64_t most_bytes; // for each disk; 0: no bound but the file system's
 } VsScratchOptions;
 
-// Copying progress of a staged capture; false cancels.
-typedef void (*VsStageProgressFunc)(uint64_t done, uint64_t total, gpointer user_data);
+// The point in time to make of some disks.
+typedef struct {
+    VsPointDisk *disks; // the caller's, until settle
+    unsigned count;
+    VsScratchOptions scratch;
+    int64_t at_us; // out: the wall clock then, µs since the epoch
+} VsPoint;
+
+// Told how far QEMU's own copying of a staged disk has come.
+typedef struct {
+    void (*func)(uint64_t done, uint64_t total, gpointer user_data);
+    gpointer user_data;
+} VsStageReport;
 
 typedef struct _VsDriver VsDriver;
 
@@ -48,16 +59,12 @@ typedef struct {
     bool (*recover)(VsDriver *driver, GCancellable *cancellable, GError **error);
     // Removes the disk's bitmaps of this repository, except the one named keep (may be NULL).
     bool (*drop_bitmaps)(VsDriver *driver, const VsDisk *disk, const char *keep, GError **error);
-    // The point in time of all the disks; *at_us is the wall clock then. Nothing is left behind on
-    // failure.
-    bool (*begin)(VsDriver *driver, VsPointDisk *disks, unsigned count,
-                  const VsScratchOptions *scratch, int64_t *at_us, GCancellable *cancellable,
-                  GError **error);
+    // The point in time of all the disks. Nothing is left behind on failure.
+    bool (*begin)(VsDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error);
     // Makes disk `index` readable. source's strings live until close_source. Staged: waits for
     // QEMU's copy.
     bool (*open_source)(VsDriver *driver, unsigned index, VsPullSource *source,
-                        VsStageProgressFunc progress, gpointer user_data, GCancellable *cancellable,
-                        GError **error);
+                        const VsStageReport *report, GCancellable *cancellable, GError **error);
     // The pull has ended and its connection is closed: frees what it cost the guest.
     bool (*close_source)(VsDriver *driver, unsigned index, GError **error);
     // Ends the point in time. keep: the snapshots exist now. Not cancellable; does all it can, and

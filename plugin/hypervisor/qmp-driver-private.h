@@ -74,12 +74,11 @@ VsInstance *vs_qmp_driver_describe(VsDriver *driver, GCancellable *cancellable, 
 bool vs_qmp_driver_recover(VsDriver *driver, GCancellable *cancellable, GError **error);
 bool vs_qmp_driver_drop_bitmaps(VsDriver *driver, const VsDisk *disk, const char *keep,
                                 GError **error);
-bool vs_qmp_driver_begin(VsDriver *driver, VsPointDisk *disks, unsigned count,
-                         const VsScratchOptions *scratch, int64_t *at_us, GCancellable *cancellable,
+bool vs_qmp_driver_begin(VsDriver *driver, VsPoint *point, GCancellable *cancellable,
                          GError **error);
 bool vs_qmp_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
-                               VsStageProgressFunc progress, gpointer user_data,
-                               GCancellable *cancellable, GError **error);
+                               const VsStageReport *report, GCancellable *cancellable,
+                               GError **error);
 bool vs_qmp_driver_close_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_qmp_driver_settle(VsDriver *driver, bool keep, GError **error);
 bool vs_qmp_driver_is_lost(VsDriver *driver, GError **error);

@@ -181,14 +181,14 @@ add_backup_action(VsQmpTransaction *transaction, const VsQmpCapture *capture)
 }
 
 static bool
-start(VsQmpDriver *driver, int64_t *at_us, GCancellable *cancellable, GError **error)
+start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error)
 {
     g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
     for (unsigned i = 0; i < driver->capture_count; i++)
         add_bitmap_actions(transaction, &driver->captures[i]);
     for (unsigned i = 0; i < driver->capture_count; i++)
         add_backup_action(transaction, &driver->captures[i]);
-    *at_us = g_get_real_time();
+    point->at_us = g_get_real_time();
     // Not cancellable: whether it took place must be known.
     if (g_cancellable_set_error_if_cancelled(cancellable, error) ||
         !vs_qmp_transaction_run(transaction, driver->client, NULL, error))
@@ -223,11 +223,10 @@ count_dirty(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
 }
 
 bool
-vs_qmp_driver_begin(VsDriver *base, VsPointDisk *disks, unsigned count,
-                    const VsScratchOptions *scratch, int64_t *at_us, GCancellable *cancellable,
-                    GError **error)
+vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
+    unsigned count = point->count;
     g_assert(!driver->captures);
     driver->captures = g_new0(VsQmpCapture, count);
     driver->capture_count = count;
@@ -235,9 +234,9 @@ vs_qmp_driver_begin(VsDriver *base, VsPointDisk *disks, unsigned count,
         driver->captures[i].inherited = -1;
     bool ok = true;
     for (unsigned i = 0; i < count && ok; i++)
-        ok = prepare(driver, &driver->captures[i], &disks[i], scratch, error) &&
+        ok = prepare(driver, &driver->captures[i], &point->disks[i], &point->scratch, error) &&
              add_nodes(driver, &driver->captures[i], cancellable, error);
-    ok = ok && start(driver, at_us, cancellable, error) && count_dirty(driver, cancellable, error);
+    ok = ok && start(driver, point, cancellable, error) && count_dirty(driver, cancellable, error);
     if (!ok) {
         g_autoptr(GError) undo = NULL;
         if (!vs_qmp_driver_settle(base, false, &undo))

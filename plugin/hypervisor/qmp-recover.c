@@ -191,8 +191,13 @@ bool
 vs_qmp_driver_drop_bitmaps(VsDriver *base, const VsDisk *disk, const char *keep, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
-    for (unsigned i = 0; i < disk->bitmaps->len; i++) {
-        const VsQmpBitmap *bitmap = g_ptr_array_index(disk->bitmaps, i);
+    // Asked anew: some may have come and gone since the disk was described.
+    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(driver->client, NULL, error);
+    if (!nodes)
+        return false;
+    const VsQmpNode *node = vs_qmp_find_node(nodes, disk->node);
+    for (unsigned i = 0; node && i < node->bitmaps->len; i++) {
+        const VsQmpBitmap *bitmap = g_ptr_array_index(node->bitmaps, i);
         if (!vs_bitmap_is_of(bitmap->name, driver->repository_id) ||
             g_strcmp0(bitmap->name, keep) == 0)
             continue;

@@ -132,8 +132,7 @@ open_live(VsQmpDriver *driver, VsQmpCapture *capture, VsPullSource *source,
 typedef struct {
     VsQmpDriver *driver;
     VsQmpCapture *capture;
-    VsStageProgressFunc progress;
-    gpointer user_data;
+    const VsStageReport *report;
 } Stage;
 
 // Whether the copying has ended, in one way or the other.
@@ -149,8 +148,7 @@ has_concluded(Stage *stage, bool *concluded, GCancellable *cancellable, GError *
         if (!g_str_equal(job->id, stage->capture->names.job))
             continue;
         *concluded = g_str_equal(job->status, "concluded");
-        if (stage->progress)
-            stage->progress(job->current_progress, job->total_progress, stage->user_data);
+        stage->report->func(job->current_progress, job->total_progress, stage->report->user_data);
     }
     return true;
 }
@@ -233,14 +231,13 @@ open_staged(Stage *stage, VsPullSource *source, GCancellable *cancellable, GErro
 
 bool
 vs_qmp_driver_open_source(VsDriver *base, unsigned index, VsPullSource *source,
-                          VsStageProgressFunc progress, gpointer user_data,
-                          GCancellable *cancellable, GError **error)
+                          const VsStageReport *report, GCancellable *cancellable, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
     VsQmpCapture *capture = &driver->captures[index];
     if (!capture->disk->staged)
         return open_live(driver, capture, source, cancellable, error);
-    Stage stage = {driver, capture, progress, user_data};
+    Stage stage = {driver, capture, report};
     return open_staged(&stage, source, cancellable, error);
 }
 

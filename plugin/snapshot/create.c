@@ -183,18 +183,19 @@ static bool
 begin_point(Create *create, GError **error)
 {
     VsDriver *driver = create->session.driver;
-    VsScratchOptions scratch = {create->request->scratch_dir, create->request->scratch_size_bytes};
-    int64_t at_us = 0;
     make_points(create);
-    if (!driver->ops->begin(driver, create->points, create->plan->len, &scratch, &at_us,
-                            create->cancellable, error))
+    VsPoint point = {
+        .disks = create->points,
+        .count = create->plan->len,
+        .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes}};
+    if (!driver->ops->begin(driver, &point, create->cancellable, error))
         return false;
     count_growth(create);
     for (unsigned i = 0; i < create->manifests->len; i++) {
         VsManifest *manifest = g_ptr_array_index(create->manifests, i);
-        manifest->created_at_us = at_us;
+        manifest->created_at_us = point.at_us;
         manifest->expires_at_us =
-            create->request->retain_us ? at_us + create->request->retain_us : 0;
+            create->request->retain_us ? point.at_us + create->request->retain_us : 0;
     }
     return true;
 }

@@ -189,18 +189,18 @@ run_disk(Transfer *transfer, unsigned index, GError **error)
 
 // Opening ---------------------------------------------------------------------------------------
 
-// How QEMU's own copying of one disk is reported.
+// Whose copying by QEMU is being waited for.
 typedef struct {
     Transfer *transfer;
     DiskTransfer *disk;
-} StageReport;
+} Staging;
 
 static void
 on_stage(uint64_t done, uint64_t total, gpointer user_data)
 {
-    StageReport *report = user_data;
-    report->disk->staged_bytes = done;
-    tick(report->transfer);
+    Staging *staging = user_data;
+    staging->disk->staged_bytes = done;
+    tick(staging->transfer);
 }
 
 static bool
@@ -211,11 +211,11 @@ connect_disk(Transfer *transfer, unsigned index, GError **error)
     const VsTransferJob *job = transfer->job;
     uint64_t size = plan->disk->virtual_size_bytes;
     VsRepository *repository = job->engine->repository;
-    StageReport report = {transfer, disk};
+    Staging staging = {transfer, disk};
+    VsStageReport report = {on_stage, &staging};
     VsPullSource source;
     VsDriver *driver = job->session->driver;
-    if (!driver->ops->open_source(driver, index, &source, on_stage, &report, job->cancellable,
-                                  error))
+    if (!driver->ops->open_source(driver, index, &source, &report, job->cancellable, error))
         return false;
     disk->pull = vs_pull_connect(&source, size, error);
     if (!disk->pull) {
