@@ -113,14 +113,20 @@ vs_manifest_free(VsManifest *manifest)
     g_free(manifest);
 }
 
+static json_object *
+text_to_json(const char *text)
+{
+    g_autofree char *escaped = text != NULL ? vs_sealed_json_escape(text) : NULL;
+
+    return escaped != NULL ? json_object_new_string(escaped) : NULL;
+}
+
 static void
 encode_texts(json_object *object, const VsManifest *manifest, const TextField *fields, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         const char *text = *text_of(manifest, &fields[i]);
-        g_autofree char *escaped = text != NULL ? vs_sealed_json_escape(text) : NULL;
-        json_object_object_add(object, fields[i].name,
-                               escaped != NULL ? json_object_new_string(escaped) : NULL);
+        json_object_object_add(object, fields[i].name, text_to_json(text));
     }
 }
 
@@ -241,4 +247,25 @@ vs_manifest_decode(GBytes *bytes, GError **error)
     VsManifest *manifest = decode_object(object, error);
     json_object_put(object);
     return manifest;
+}
+
+GBytes *
+vs_manifest_relabel(GBytes *bytes, const VsManifest *labels, GError **error)
+{
+    g_autoptr(VsManifest) manifest = vs_manifest_decode(bytes, error);
+    const char *cause = NULL;
+
+    if (manifest == NULL)
+        return NULL;
+    json_object *object = vs_sealed_json_decode(bytes, &cause);
+    json_object_object_add(object, "name", text_to_json(labels->name));
+    json_object_object_add(object, "description", text_to_json(labels->description));
+    json_object_object_add(object, "expires_at_us", json_object_new_int64(labels->expires_at_us));
+    GBytes *relabelled = vs_sealed_json_encode(object);
+    json_object_put(object);
+
+    g_autoptr(VsManifest) readable = vs_manifest_decode(relabelled, error);
+    if (readable == NULL)
+        g_clear_pointer(&relabelled, g_bytes_unref);
+    return relabelled;
 }

@@ -70,4 +70,9 @@ GBytes *vs_manifest_encode(const VsManifest *manifest);
 // id, kind, mode, consistency, disk_id, root and the numbers; instance_id is an "i-" id or NULL.
 VsManifest *vs_manifest_decode(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+// The file with the labels (name, description, expiry) of another manifest in the place of its own,
+// and all else as it is: members that a newer program wrote stay.
+GBytes *vs_manifest_relabel(GBytes *bytes, const VsManifest *labels,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 G_END_DECLS

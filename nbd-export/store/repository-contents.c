@@ -20,13 +20,20 @@ vs_repository_put_manifest(VsRepository *repository, const char *folder, const c
     return vs_object_store_put(repository->objects, name, &part, 1, error);
 }
 
+GBytes *
+vs_repository_get_object(VsRepository *repository, const char *folder, const char *id,
+                         GError **error)
+{
+    g_autofree char *name = vs_repository_object_name(folder, id);
+
+    return vs_object_store_get(repository->objects, name, VS_MANIFEST_MAX_BYTES, error);
+}
+
 VsManifest *
 vs_repository_get_manifest(VsRepository *repository, const char *folder, const char *id,
                            GError **error)
 {
-    g_autofree char *name = vs_repository_object_name(folder, id);
-    g_autoptr(GBytes) bytes =
-        vs_object_store_get(repository->objects, name, VS_MANIFEST_MAX_BYTES, error);
+    g_autoptr(GBytes) bytes = vs_repository_get_object(repository, folder, id, error);
     g_autoptr(VsManifest) manifest = bytes != NULL ? vs_manifest_decode(bytes, error) : NULL;
 
     if (manifest == NULL)
@@ -34,7 +41,7 @@ vs_repository_get_manifest(VsRepository *repository, const char *folder, const c
     if (strcmp(manifest->id, id) == 0)
         return g_steal_pointer(&manifest);
     g_set_error(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT,
-                "the manifest in %s is that of %s", name, manifest->id);
+                "the manifest in %s/%s is that of %s", folder, id, manifest->id);
     return NULL;
 }
 

@@ -64,6 +64,9 @@ bool vs_repository_put_manifest(VsRepository *repository, const char *folder, co
 // under another's name.
 VsManifest *vs_repository_get_manifest(VsRepository *repository, const char *folder, const char *id,
                                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// The file itself; the object store's errors.
+GBytes *vs_repository_get_object(VsRepository *repository, const char *folder, const char *id,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool vs_repository_remove_object(VsRepository *repository, const char *folder, const char *id,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

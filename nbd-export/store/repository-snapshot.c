@@ -240,36 +240,32 @@ vs_repository_newest(VsRepository *repository, const char *disk_id, bool *hidden
 // relabel
 // -------------------------------------------------------------------------------------------
 
-static void
-replace_text(char **text, const char *by)
-{
-    g_free(*text);
-    *text = g_strdup(by);
-}
-
 static bool
 relabel(VsRepository *repository, const VsManifest *labels, GError **error)
 {
-    g_autoptr(VsManifest) manifest = NULL;
+    g_autoptr(GError) cause = NULL;
 
     if (!vs_repository_complete_commits(repository, error))
         return false;
-    manifest = vs_repository_load(repository, labels->id, error);
-    if (manifest == NULL)
+    g_autoptr(GBytes) bytes =
+        vs_repository_get_object(repository, VS_REPOSITORY_SNAPSHOTS, labels->id, &cause);
+    if (is_not_found(cause))
+        return fail_not_found(repository, labels->id, error);
+    if (bytes == NULL) {
+        g_propagate_error(error, g_steal_pointer(&cause));
         return false;
-    replace_text(&manifest->name, labels->name);
-    replace_text(&manifest->description, labels->description);
-    manifest->expires_at_us = labels->expires_at_us;
-    g_autoptr(GBytes) bytes = vs_manifest_encode(manifest);
-    g_autoptr(VsManifest) readable = vs_manifest_decode(bytes, error);
-    return readable != NULL && vs_repository_put_manifest(repository, VS_REPOSITORY_SNAPSHOTS,
-                                                          labels->id, bytes, error);
+    }
+    g_autoptr(GBytes) relabelled = vs_manifest_relabel(bytes, labels, error);
+    return relabelled != NULL && vs_repository_put_manifest(repository, VS_REPOSITORY_SNAPSHOTS,
+                                                            labels->id, relabelled, error);
 }
 
 bool
 vs_repository_relabel(VsRepository *repository, const VsManifest *manifest, GError **error)
 {
     g_assert(repository->use_fd >= 0);
+    if (!vs_id_is_valid(manifest->id, "s-"))
+        return fail_not_found(repository, manifest->id, error);
     int lock = vs_repository_lock_publish(repository, error);
     if (lock < 0)
         return false;
@@ -308,8 +304,10 @@ keep_as_base(VsRepository *repository, const VsManifest *manifest, GError **erro
         return false;
     if (has_newer(repository, manifest, ids))
         return true;
-    g_autoptr(GBytes) bytes = vs_manifest_encode(manifest);
-    return vs_repository_put_manifest(repository, VS_REPOSITORY_BASES, manifest->id, bytes, error);
+    g_autoptr(GBytes) bytes =
+        vs_repository_get_object(repository, VS_REPOSITORY_SNAPSHOTS, manifest->id, error);
+    return bytes != NULL &&
+           vs_repository_put_manifest(repository, VS_REPOSITORY_BASES, manifest->id, bytes, error);
 }
 
 // A hidden base that can't be read stands in the way of prune: deleting its id drops it.

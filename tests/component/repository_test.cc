@@ -349,6 +349,7 @@ TEST_F(RepositoryTest, CheckMapsALostPackToTheSnapshotsThatItHurts)
     auto before = Names("packs");
     std::string hurt = Snapshot("a", kA, 1);
     std::string also = Snapshot("a", {1, 0, 2, 3, 2}, 2);
+    std::string same = Snapshot("c", kA, 1); // shares the nodes
     for (const std::string &pack : Names("packs")) {
         if (before.count(pack) != 0)
             continue;
@@ -360,7 +361,31 @@ TEST_F(RepositoryTest, CheckMapsALostPackToTheSnapshotsThatItHurts)
         all += problem + "\n";
     EXPECT_NE(all.find(hurt + " of " + DiskId("a") + " (a)"), std::string::npos) << all;
     EXPECT_NE(all.find(also), std::string::npos) << all;
+    EXPECT_NE(all.find(same + " of " + DiskId("c") + " (c)"), std::string::npos) << all;
     EXPECT_EQ(all.find(good), std::string::npos) << all;
+}
+
+TEST_F(RepositoryTest, CheckMapsADamagedChunkToAllThatShareItsNodes)
+{
+    std::string good = Snapshot("b", {4, 5}, 1), first = Snapshot("a", kA, 1);
+    std::string same = Snapshot("c", kA, 1), other = Snapshot("c", {0, 0, 3}, 2);
+    std::string chunk = ChunkOf(3);
+    for (const std::string &pack : Names("packs")) {
+        g_autofree char *data = nullptr;
+        gsize length;
+        std::string name = Object("packs/" + pack);
+        ASSERT_TRUE(g_file_get_contents(name.c_str(), &data, &length, nullptr));
+        void *found = memmem(data, length, chunk.data(), chunk.size());
+        if (found != nullptr)
+            static_cast<char *>(found)[100] ^= 1;
+        ASSERT_TRUE(g_file_set_contents(name.c_str(), data, static_cast<gssize>(length), nullptr));
+    }
+    Reopen();
+    auto problems = Problems();
+    ASSERT_EQ(problems.size(), 1u);
+    for (const std::string &id : {first, same, other})
+        EXPECT_NE(problems[0].find(id), std::string::npos) << problems[0];
+    EXPECT_EQ(problems[0].find(good), std::string::npos) << problems[0];
 }
 
 } // namespace

@@ -94,6 +94,25 @@ TEST_F(SnapshotReader, ZeroChunksAreToldAndNotWritten)
     }
 }
 
+TEST_F(SnapshotReader, SmallReadsOfOneChunkReadItOnce)
+{
+    DyingStore counting;
+    g_autoptr(VsManifest) manifest = Prepare(repository, "a", disk, 1);
+    g_autoptr(VsRepository) other =
+        vs_repository_open_wrapped(path.c_str(), DyingStore::Wrap, &counting, nullptr);
+    ASSERT_NE(other, nullptr);
+    VsTree tree = {manifest->root, disk.size()};
+    g_autoptr(VsSnapshotReader) small = vs_snapshot_reader_new(other, &tree, content.size());
+    char sector[512];
+    ASSERT_TRUE(vs_snapshot_reader_read(small, 0, sector, sizeof sector, nullptr));
+    int calls = counting.calls;
+    for (uint64_t offset = 0; offset < kChunk; offset += sizeof sector)
+        ASSERT_TRUE(vs_snapshot_reader_read(small, offset, sector, sizeof sector, nullptr));
+    EXPECT_EQ(counting.calls, calls);
+    ASSERT_TRUE(vs_snapshot_reader_read(small, 3 * kChunk, sector, sizeof sector, nullptr));
+    EXPECT_GT(counting.calls, calls);
+}
+
 TEST_F(SnapshotReader, ADamagedChunkIsAnErrorAndNeverData)
 {
     for (const std::string &pack : Names("packs")) {

@@ -197,6 +197,29 @@ TEST(Manifest, UnknownMembersAreIgnored)
     EXPECT_EQ(Refusal(Replaced(text, "\"format\":1,", "\"format\":1, \"colour\": [1, {}],")), 0);
 }
 
+TEST(Manifest, RelabellingKeepsAllElseEvenWhatIsUnknown)
+{
+    g_autoptr(VsManifest) manifest = Full();
+    std::string text = Replaced(Encoded(manifest), "\"kind\"", "\"colour\":[1,{}],\n  \"kind\"");
+    g_autoptr(GBytes) bytes = g_bytes_new(text.data(), text.size());
+    g_autoptr(VsManifest) labels = vs_manifest_new();
+    labels->name = g_strdup("other");
+    labels->expires_at_us = 5;
+    g_autoptr(GBytes) relabelled = vs_manifest_relabel(bytes, labels, nullptr);
+    ASSERT_NE(relabelled, nullptr);
+    EXPECT_NE(Text(relabelled).find("\"colour\":["), std::string::npos);
+    g_autoptr(VsManifest) back = Decode(Text(relabelled));
+    ASSERT_NE(back, nullptr);
+    EXPECT_STREQ(back->name, "other");
+    EXPECT_EQ(back->description, nullptr);
+    EXPECT_EQ(back->expires_at_us, 5);
+    EXPECT_EQ(back->generation, 17u);
+    labels->expires_at_us = -1;
+    g_autoptr(GError) error = nullptr;
+    EXPECT_EQ(vs_manifest_relabel(bytes, labels, &error), nullptr);
+    EXPECT_TRUE(g_error_matches(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT));
+}
+
 TEST(Manifest, FieldsThatCannotBeAreRefused)
 {
     g_autoptr(VsManifest) manifest = Full();
