@@ -29,9 +29,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsCatalogue, vs_catalogue_free)
 
 // Work in progress -----------------------------------------------------------------------------
 
-// The lock of an instance, for as long as a snapshot of it is being made: flock(2) on
-// locks/<instance id>. VS_ERROR_BUSY, naming the snapshots in progress, where another process holds
-// it. Returns a file descriptor that the caller closes to let go.
+// The lock of an instance (i-…) or of a disk (d-…), for as long as a snapshot of it is being made:
+// flock(2) on locks/<id>. VS_ERROR_BUSY, naming the snapshots in progress, where another process
+// holds it. Returns a file descriptor that the caller closes to let go.
 int vs_catalogue_lock_instance(VsCatalogue *catalogue, const char *instance_id,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
@@ -73,7 +73,7 @@ typedef struct {
     const char *tag_value; // with tag_key; NULL: any value
 } VsSnapshotFilter;
 
-// VsSnapshot *, by creation time, then id. filter may be NULL.
+// VsSnapshot *, by creation time, disk target, id. filter may be NULL.
 GPtrArray *vs_catalogue_list(VsCatalogue *catalogue, const VsSnapshotFilter *filter,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // VS_ERROR_NO_SUCH_SNAPSHOT where there is none.

@@ -72,7 +72,7 @@ describe_progressing(VsCatalogue *catalogue, const char *instance_id)
     g_autoptr(sqlite3_stmt) query =
         vs_sql_query(catalogue->db, NULL,
                      "SELECT group_concat(id, ', ') FROM snapshot WHERE status=? AND"
-                     " coalesce(instance_id, disk_id)=?",
+                     " ? IN (instance_id, disk_id)",
                      "is", (int64_t)VS_STATUS_PROGRESSING, instance_id);
     bool row;
     if (query == NULL || !vs_sql_next(query, &row, NULL) || !row)
@@ -87,7 +87,7 @@ settle(VsCatalogue *catalogue, const char *instance_id, GError **error)
     return vs_catalogue_sync(catalogue, error) &&
            vs_sql_run(catalogue->db, error,
                       "UPDATE snapshot SET status=?, error=?, remaining=-1 WHERE status=? AND"
-                      " coalesce(instance_id, disk_id)=?",
+                      " ? IN (instance_id, disk_id)",
                       "isis", (int64_t)VS_STATUS_FAILED, VS_CATALOGUE_ABANDONED,
                       (int64_t)VS_STATUS_PROGRESSING, instance_id);
 }
@@ -110,10 +110,10 @@ vs_catalogue_lock_instance(VsCatalogue *catalogue, const char *instance_id, GErr
     } else if (errno == EWOULDBLOCK) {
         g_autofree char *ids = describe_progressing(catalogue, instance_id);
         g_set_error(error, VS_ERROR, VS_ERROR_BUSY,
-                    "instance %s: a snapshot is in progress (%s): wait for it, or cancel it",
-                    instance_id, ids != NULL ? ids : "just begun");
+                    "%s: a snapshot is in progress (%s): wait for it, or cancel it", instance_id,
+                    ids != NULL ? ids : "just begun");
     } else {
-        g_set_error(error, VS_ERROR, VS_ERROR_FAILED, "instance %s: lock: %s", instance_id,
+        g_set_error(error, VS_ERROR, VS_ERROR_FAILED, "%s: lock: %s", instance_id,
                     g_strerror(errno));
     }
     close(fd);

@@ -299,7 +299,7 @@ vs_rows_load(sqlite3 *db, const char *id, GError **error)
     // Two texts rather than "?1 IS NULL OR id=?1", which would keep SQLite from using the key.
     if (id != NULL)
         g_string_append(sql, " AND id=?");
-    g_string_append(sql, " ORDER BY created_at, id");
+    g_string_append(sql, " ORDER BY created_at, disk_target, id");
     g_autoptr(sqlite3_stmt) query = vs_sql_query(db, error, sql->str, id != NULL ? "s" : "", id);
     if (query == NULL)
         return NULL;

@@ -220,18 +220,12 @@ gather_one(VsContext *context, VsInventory *inventory, const GPtrArray *known, c
 
 // Snapshots are listed oldest first, so that the last one met is the newest.
 static void
-add_snapshots(VsInventory *inventory, const GPtrArray *snapshots)
+add_snapshots(VsInventoryDisk *disk, const GPtrArray *snapshots)
 {
-    g_autoptr(GHashTable) by_id = g_hash_table_new(g_str_hash, g_str_equal);
-    for (guint i = 0; i < inventory->disks->len; i++) {
-        VsInventoryDisk *disk = g_ptr_array_index(inventory->disks, i);
-        g_hash_table_insert(by_id, disk->id, disk);
-    }
     for (guint i = 0; i < snapshots->len; i++) {
         const VsSnapshot *snapshot = g_ptr_array_index(snapshots, i);
-        const char *disk_id = snapshot->manifest->disk_id;
-        VsInventoryDisk *disk = disk_id != NULL ? g_hash_table_lookup(by_id, disk_id) : NULL;
-        if (disk == NULL || snapshot->status == VS_STATUS_FAILED)
+        if (g_strcmp0(snapshot->manifest->disk_id, disk->id) != 0 ||
+            snapshot->status == VS_STATUS_FAILED)
             continue;
         disk->snapshots++;
         if (snapshot->status == VS_STATUS_ACCOMPLISHED) {
@@ -255,6 +249,7 @@ vs_inventory_gather(VsContext *context, const char *instance, GError **error)
     g_autoptr(GPtrArray) snapshots = vs_catalogue_list(context->catalogue, NULL, error);
     if (snapshots == NULL)
         return NULL;
-    add_snapshots(inventory, snapshots);
+    for (guint i = 0; i < inventory->disks->len; i++)
+        add_snapshots(g_ptr_array_index(inventory->disks, i), snapshots);
     return g_steal_pointer(&inventory);
 }

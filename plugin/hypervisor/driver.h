@@ -49,6 +49,13 @@ typedef struct {
     gpointer user_data;
 } VsStageReport;
 
+// Whether work begun in the name of that instance of this repository is going on: its lock is held.
+// One machine may be two instances, by two sockets.
+typedef struct {
+    bool (*is_busy)(const char *instance_id, gpointer user_data);
+    gpointer user_data;
+} VsOwnerCheck;
+
 typedef struct _VsDriver VsDriver;
 
 typedef struct {
@@ -56,7 +63,9 @@ typedef struct {
     // The instance and its disks, ids of disks still "".
     VsInstance *(*describe)(VsDriver *driver, GCancellable *cancellable, GError **error);
     // Removes what an interrupted run of this repository left in the instance, but for bitmaps.
-    bool (*recover)(VsDriver *driver, GCancellable *cancellable, GError **error);
+    // VS_ERROR_BUSY where it is no leftover: another process is at work.
+    bool (*recover)(VsDriver *driver, const VsOwnerCheck *check, GCancellable *cancellable,
+                    GError **error);
     // Removes the disk's bitmaps of this repository, except the one named keep (may be NULL).
     bool (*drop_bitmaps)(VsDriver *driver, const VsDisk *disk, const char *keep, GError **error);
     // The point in time of all the disks. Nothing is left behind on failure.
@@ -79,9 +88,10 @@ struct _VsDriver {
     const VsDriverOps *ops;
 };
 
-// Connects to the QEMU with its QMP monitor at socket_path. repository_id names our bitmaps.
+// Connects to the QEMU with its QMP monitor at socket_path. Our bitmaps are named after the
+// repository, what else we make in QEMU is labelled with the instance too.
 VsDriver *vs_qmp_driver_connect(const char *socket_path, const char *repository_id,
-                                GCancellable *cancellable,
+                                const char *instance_id, GCancellable *cancellable,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 static inline void

@@ -32,7 +32,7 @@ typedef struct {
     char *job;
     char *export_id;
 } VsQmpNames;
-void vs_qmp_names_init(VsQmpNames *names, const char *repository_id, const char *snapshot_id);
+void vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id);
 void vs_qmp_names_clear(VsQmpNames *names);
 
 // How far a disk's capture has come; tear-down undoes what is set.
@@ -60,6 +60,7 @@ typedef struct {
     VsQmpClient *client;
     char *socket_path;
     char *repository_id;
+    char *owner; // "virtsnap <repository> <instance>": the label of what is ours, less the snapshot
     unsigned subscription;
 
     VsQmpCapture *captures; // of the point in time, NULL: none
@@ -71,7 +72,8 @@ typedef struct {
 } VsQmpDriver;
 
 VsInstance *vs_qmp_driver_describe(VsDriver *driver, GCancellable *cancellable, GError **error);
-bool vs_qmp_driver_recover(VsDriver *driver, GCancellable *cancellable, GError **error);
+bool vs_qmp_driver_recover(VsDriver *driver, const VsOwnerCheck *check, GCancellable *cancellable,
+                           GError **error);
 bool vs_qmp_driver_drop_bitmaps(VsDriver *driver, const VsDisk *disk, const char *keep,
                                 GError **error);
 bool vs_qmp_driver_begin(VsDriver *driver, VsPoint *point, GCancellable *cancellable,

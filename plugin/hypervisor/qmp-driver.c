@@ -184,6 +184,7 @@ driver_free(VsDriver *base)
     g_clear_error(&driver->lost);
     g_free(driver->socket_path);
     g_free(driver->repository_id);
+    g_free(driver->owner);
     g_free(driver);
 }
 
@@ -200,8 +201,8 @@ static const VsDriverOps qmp_ops = {
 };
 
 VsDriver *
-vs_qmp_driver_connect(const char *socket_path, const char *repository_id, GCancellable *cancellable,
-                      GError **error)
+vs_qmp_driver_connect(const char *socket_path, const char *repository_id, const char *instance_id,
+                      GCancellable *cancellable, GError **error)
 {
     VsQmpClient *client =
         vs_qmp_client_connect(socket_path, CONNECT_TIMEOUT_MS, cancellable, error);
@@ -212,6 +213,7 @@ vs_qmp_driver_connect(const char *socket_path, const char *repository_id, GCance
     driver->client = client;
     driver->socket_path = g_strdup(socket_path);
     driver->repository_id = g_strdup(repository_id);
+    driver->owner = g_strdup_printf("%s %s %s", VS_FDSET_LABEL, repository_id, instance_id);
     driver->subscription = vs_qmp_client_subscribe(client, vs_qmp_driver_on_event, driver);
     return &driver->base;
 }

@@ -130,7 +130,7 @@ prepare(VsQmpDriver *driver, VsQmpCapture *capture, VsPointDisk *disk,
 {
     capture->disk = disk;
     capture->inherited = -1;
-    vs_qmp_names_init(&capture->names, driver->repository_id, disk->snapshot_id);
+    vs_qmp_names_init(&capture->names, driver->owner, disk->snapshot_id);
     if (disk->old_bitmap)
         capture->frozen = g_strconcat(disk->bitmap, ".frozen", NULL);
     for (unsigned i = 0; i < disk->disk->bitmaps->len; i++) {

@@ -2,13 +2,15 @@
 // What is ours in a QEMU, by name, and how it goes.
 #include <string.h>
 
+#include "nbd-export/store/id.h"
+#include "plugin/error.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
 
 void
-vs_qmp_names_init(VsQmpNames *names, const char *repository_id, const char *snapshot_id)
+vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id)
 {
     const char *id = snapshot_id + strlen("s-");
-    names->label = g_strdup_printf("%s %s %s", VS_FDSET_LABEL, repository_id, snapshot_id);
+    names->label = g_strdup_printf("%s %s", owner, snapshot_id);
     names->file_node = g_strconcat("vs-file-", id, NULL);
     names->fleece_node = g_strconcat("vs-fleece-", id, NULL);
     names->filter_node = g_strconcat("vs-filter-", id, NULL);
@@ -118,15 +120,15 @@ has_job(const GPtrArray *jobs, const char *id)
 
 // What of a snapshot's objects is there now.
 static bool
-look_for(VsQmpClient *client, VsQmpCapture *capture, GCancellable *cancellable, GError **error)
+look_for(VsQmpClient *client, VsQmpCapture *capture, GError **error)
 {
-    g_autoptr(GPtrArray) exports = vs_qmp_query_exports(client, cancellable, error);
+    g_autoptr(GPtrArray) exports = vs_qmp_query_exports(client, NULL, error);
     if (!exports)
         return false;
-    g_autoptr(GPtrArray) jobs = vs_qmp_query_jobs(client, cancellable, error);
+    g_autoptr(GPtrArray) jobs = vs_qmp_query_jobs(client, NULL, error);
     if (!jobs)
         return false;
-    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(client, cancellable, error);
+    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(client, NULL, error);
     if (!nodes)
         return false;
     capture->has_export = has_string(exports, capture->names.export_id);
@@ -140,45 +142,81 @@ look_for(VsQmpClient *client, VsQmpCapture *capture, GCancellable *cancellable, 
 // again.
 static bool
 remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset, bool *found,
-                GCancellable *cancellable, GError **error)
+                GError **error)
 {
     VsQmpCapture capture = {.fdset = fdset, .has_fdset = true};
-    vs_qmp_names_init(&capture.names, driver->repository_id, snapshot_id);
-    bool ok = look_for(driver->client, &capture, cancellable, error);
+    vs_qmp_names_init(&capture.names, driver->owner, snapshot_id);
+    bool ok = look_for(driver->client, &capture, error);
     *found |= capture.has_export || capture.has_job || capture.has_fleece || capture.has_file;
     ok = ok &&
-         vs_qmp_job_cancel(driver->client, capture.names.create_job, VS_QMP_SETTLE_TIMEOUT_MS,
-                           cancellable, error) &&
+         vs_qmp_job_cancel(driver->client, capture.names.create_job, VS_QMP_SETTLE_TIMEOUT_MS, NULL,
+                           error) &&
          vs_qmp_capture_remove(driver->client, &capture, error);
     vs_qmp_names_clear(&capture.names);
     return ok;
 }
 
-// The snapshot id in a label of ours, NULL: not ours.
-static const char *
-snapshot_of_label(const VsQmpDriver *driver, const char *label)
+// What a label of this repository says.
+typedef struct {
+    const char *instance_id;
+    const char *snapshot_id;
+    char **words;
+} Label;
+
+static void
+label_clear(Label *label)
 {
-    g_autofree char *prefix = g_strdup_printf("%s %s s-", VS_FDSET_LABEL, driver->repository_id);
-    return g_str_has_prefix(label, prefix) ? label + strlen(prefix) - strlen("s-") : NULL;
+    g_strfreev(label->words);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Label, label_clear)
+
+static bool
+parse_label(const VsQmpDriver *driver, const VsQmpFdset *set, Label *label)
+{
+    if (set->labels->len == 0)
+        return false;
+    label->words = g_strsplit(g_ptr_array_index(set->labels, 0), " ", 5);
+    if (g_strv_length(label->words) != 4 || !g_str_equal(label->words[0], VS_FDSET_LABEL) ||
+        !g_str_equal(label->words[1], driver->repository_id))
+        return false;
+    label->instance_id = label->words[2];
+    label->snapshot_id = label->words[3];
+    return vs_id_is_valid(label->instance_id, "i-") && vs_id_is_valid(label->snapshot_id, "s-");
+}
+
+// A set of ours is left over unless its maker is at work, which it can be only by another socket of
+// the same QEMU: by this one we hold the lock.
+static bool
+recover_set(VsQmpDriver *driver, const VsQmpFdset *set, const VsOwnerCheck *check, bool *found,
+            GError **error)
+{
+    g_auto(Label) label = {0};
+    if (!parse_label(driver, set, &label))
+        return true;
+    bool is_other = !g_str_has_suffix(driver->owner, label.instance_id);
+    if (is_other && check->is_busy(label.instance_id, check->user_data)) {
+        g_set_error(
+            error, VS_ERROR, VS_ERROR_BUSY,
+            "the machine of '%s' is being snapshotted through another of its monitors (%s); "
+            "wait for it, or cancel it",
+            driver->socket_path, label.snapshot_id);
+        return false;
+    }
+    return remove_leftover(driver, label.snapshot_id, set->id, found, error);
 }
 
 bool
-vs_qmp_driver_recover(VsDriver *base, GCancellable *cancellable, GError **error)
+vs_qmp_driver_recover(VsDriver *base, const VsOwnerCheck *check, GCancellable *cancellable,
+                      GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
     g_autoptr(GPtrArray) sets = vs_qmp_query_fdsets(driver->client, cancellable, error);
     if (!sets)
         return false;
     bool found = false;
-    for (unsigned i = 0; i < sets->len; i++) {
-        const VsQmpFdset *set = g_ptr_array_index(sets, i);
-        const char *id =
-            set->labels->len ? snapshot_of_label(driver, g_ptr_array_index(set->labels, 0)) : NULL;
-        if (!id)
-            continue;
-        if (!remove_leftover(driver, id, set->id, &found, cancellable, error))
+    for (unsigned i = 0; i < sets->len; i++)
+        if (!recover_set(driver, g_ptr_array_index(sets, i), check, &found, error))
             return false;
-    }
     // An NBD server without exports beside our leftovers was ours. If it never ran or somebody has
     // exports, this fails and changes nothing.
     g_autoptr(GError) no_server = NULL;

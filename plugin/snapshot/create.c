@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include <unistd.h>
+
 #include "plugin/error.h"
 #include "plugin/snapshot/transfer.h"
 
@@ -13,6 +15,7 @@ typedef struct {
     GCancellable *cancellable;
     VsSession session;
     GPtrArray *plan; // VsPlanDisk *
+    GArray *locks;   // int: descriptors of the disks' locks
     VsPointDisk *points;
     GPtrArray *manifests; // VsManifest *, the plan's
     GPtrArray *warnings;  // char *
@@ -20,9 +23,16 @@ typedef struct {
 } Create;
 
 static void
+close_lock(gpointer element)
+{
+    close(*(int *)element);
+}
+
+static void
 create_clear(Create *create)
 {
     vs_session_clear(&create->session);
+    g_clear_pointer(&create->locks, g_array_unref);
     g_clear_pointer(&create->plan, g_ptr_array_unref);
     g_clear_pointer(&create->manifests, g_ptr_array_unref);
     g_clear_pointer(&create->warnings, g_ptr_array_unref);
@@ -65,11 +75,21 @@ check_quota(const VsEngine *engine, const VsDisk *disk, GError **error)
     return false;
 }
 
+// One machine may be reached by two sockets, so that the instance's lock alone does not do.
+static bool
+lock_disk(Create *create, const VsDisk *disk, GError **error)
+{
+    int fd = vs_catalogue_lock_instance(create->engine->catalogue, disk->id, error);
+    if (fd >= 0)
+        g_array_append_val(create->locks, fd);
+    return fd >= 0;
+}
+
 static bool
 plan_disk(Create *create, const VsDisk *disk, GError **error)
 {
     VsManifest *base = NULL;
-    if (!check_quota(create->engine, disk, error) ||
+    if (!lock_disk(create, disk, error) || !check_quota(create->engine, disk, error) ||
         !vs_session_load_base(create->engine, disk, &base, error))
         return false;
     VsPlanDisk *plan = vs_plan_disk(create->session.instance, disk, base, create->request,
@@ -276,6 +296,8 @@ vs_engine_create(const VsEngine *engine, const VsCreateRequest *request, GError 
         engine->cancellable ? g_object_ref(engine->cancellable) : g_cancellable_new();
     create.plan = g_ptr_array_new_with_free_func((GDestroyNotify)vs_plan_disk_free);
     create.manifests = g_ptr_array_new();
+    create.locks = g_array_new(FALSE, FALSE, sizeof(int));
+    g_array_set_clear_func(create.locks, close_lock);
     create.warnings = g_ptr_array_new_with_free_func(g_free);
 
     if (!vs_repository_lock(engine->repository, VS_REPOSITORY_SHARED, REPOSITORY_LOCK_TIMEOUT_MS,

@@ -79,12 +79,19 @@ identify_disks(const VsEngine *engine, VsInstance *instance, GError **error)
 }
 
 static bool
-connect_driver(VsSession *session, const VsEngine *engine, const char *instance, GError **error)
+connect_driver(VsSession *session, const VsEngine *engine, const char *instance, const char *id,
+               GError **error)
 {
     g_autofree char *path = socket_path(instance);
-    session->driver = vs_qmp_driver_connect(path, vs_repository_id(engine->repository),
+    session->driver = vs_qmp_driver_connect(path, vs_repository_id(engine->repository), id,
                                             engine->cancellable, error);
     return session->driver != NULL;
+}
+
+static bool
+is_busy(const char *instance_id, gpointer user_data)
+{
+    return vs_catalogue_is_instance_busy(user_data, instance_id);
 }
 
 bool
@@ -100,10 +107,11 @@ vs_session_open(VsSession *session, const VsEngine *engine, const char *instance
         if (session->lock < 0)
             return false;
     }
-    if (!connect_driver(session, engine, instance, error))
+    if (!connect_driver(session, engine, instance, id, error))
         return false;
     const VsDriverOps *ops = session->driver->ops;
-    if (exclusive && !ops->recover(session->driver, engine->cancellable, error))
+    VsOwnerCheck check = {is_busy, engine->catalogue};
+    if (exclusive && !ops->recover(session->driver, &check, engine->cancellable, error))
         return false;
     session->instance = ops->describe(session->driver, engine->cancellable, error);
     if (!session->instance)

@@ -5,6 +5,8 @@
 
 // How often the main loop looks at progress, cancellation and the state of the point in time.
 #define TICK_MS 100u
+// How long after a failure to look whether QEMU has ended.
+#define LOSS_WAIT_MS 200u
 // How often other processes get to see progress.
 #define PUBLISH_US (400 * 1000)
 
@@ -264,8 +266,8 @@ has_work(const VsTransferJob *job, unsigned index, bool staged)
     return job->points[index].staged == staged && job->points[index].dirty_bytes > 0;
 }
 
-bool
-vs_transfer_run(const VsTransferJob *job, GError **error)
+static bool
+transfer_all(const VsTransferJob *job, GError **error)
 {
     g_auto(Transfer) transfer = {.job = job, .count = job->plan->len};
     transfer.disks = g_new0(DiskTransfer, transfer.count);
@@ -287,4 +289,37 @@ vs_transfer_run(const VsTransferJob *job, GError **error)
             !(connect_disk(&transfer, i, error) && run_disk(&transfer, i, error)))
             return false;
     return true;
+}
+
+// An NBD connection breaks because QEMU has ended more often than by itself; which of its two
+// sockets closes first is chance.
+static bool
+find_reason(const VsTransferJob *job, GError **error)
+{
+    VsDriver *driver = job->session->driver;
+    g_autoptr(GMainContext) context = g_main_context_ref_thread_default();
+    GSource *timer = g_timeout_source_new(LOSS_WAIT_MS / 10);
+    g_source_set_callback(timer, wake, NULL, NULL);
+    g_source_attach(timer, context);
+    bool lost = driver->ops->is_lost(driver, error);
+    for (int i = 0; i < 10 && !lost; i++) {
+        g_main_context_iteration(context, TRUE);
+        lost = driver->ops->is_lost(driver, error);
+    }
+    g_source_destroy(timer);
+    g_source_unref(timer);
+    return lost;
+}
+
+bool
+vs_transfer_run(const VsTransferJob *job, GError **error)
+{
+    GError *failure = NULL;
+    if (transfer_all(job, &failure))
+        return true;
+    if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CANCELLED) || !find_reason(job, error))
+        g_propagate_error(error, failure);
+    else
+        g_error_free(failure);
+    return false;
 }

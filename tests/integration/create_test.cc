@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Taking snapshots beside each other, being interrupted, and what kinds of disks are found.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "tests/support/gate.h"
+#include "tests/support/qemu-process.h"
+#include "tests/support/virtsnap.h"
+
+namespace
+{
+
+using support::Json;
+using support::must_run;
+using support::Outcome;
+using support::Process;
+using support::QemuProcess;
+using support::TempDir;
+using support::Virtsnap;
+using support::wait_until;
+
+constexpr auto kSoon = std::chrono::seconds(20);
+
+class Create : public testing::Test
+{
+  protected:
+    void
+    SetUp() override
+    {
+        must_run({"qemu-img", "create", "-q", "-f", "qcow2", image_, "64M"});
+        virtsnap_.json({"repo", "init"});
+    }
+    void
+    start(std::vector<std::string> more = {})
+    {
+        std::vector<std::string> arguments = QemuProcess::virtio_disk(image_, "qcow2", "nA", "dA");
+        arguments.insert(arguments.end(), {"-qmp", "unix:" + other_ + ",server=on,wait=off"});
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        qemu_ = std::make_unique<QemuProcess>(dir_, QemuProcess::idle(arguments));
+        qemu_->monitor().execute("cont");
+        vm_ = "qmp:" + qemu_->socket();
+    }
+    // A create that takes its time, and has passed the point in time.
+    std::unique_ptr<Process>
+    start_slow_create(const std::vector<std::string> &more = {})
+    {
+        qemu_->disk_io("dA", "write -P 9 0 32M");
+        std::vector<std::string> arguments = {"create", vm_, "--speed-limit", "1000000"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        auto process = virtsnap_.start(arguments);
+        EXPECT_TRUE(wait_until(kSoon, [&] { return has_export(); })) << process->err();
+        return process;
+    }
+    bool
+    has_export()
+    {
+        return qemu_->monitor().execute("query-block-exports").size() > 0;
+    }
+    std::string
+    progressing()
+    {
+        Json list = virtsnap_.json({"list", "--status", "progressing"});
+        return list.size() == 1 ? list[0]["id"].text() : "";
+    }
+    void
+    expect_clean_qemu(size_t bitmaps)
+    {
+        auto &monitor = qemu_->monitor();
+        EXPECT_EQ(monitor.execute("query-jobs").size(), 0u);
+        EXPECT_EQ(monitor.execute("query-block-exports").size(), 0u);
+        EXPECT_EQ(monitor.execute("query-fdsets").size(), 0u);
+        for (const Json &node : monitor.execute("query-named-block-nodes").items()) {
+            EXPECT_NE(node["node-name"].text().substr(0, 3), "vs-") << node.dump();
+            if (node["node-name"].text() == "nA") {
+                EXPECT_EQ(node["dirty-bitmaps"].size(), bitmaps) << node.dump();
+            }
+        }
+    }
+    // The next create works, as told, and is exact.
+    void
+    expect_next(const std::string &mode)
+    {
+        qemu_->disk_io("dA", "write -P 3 5M 1M");
+        qemu_->disk_io("dA", "flush");
+        std::string oracle = dir_.file("oracle"), restored = dir_.file("restored");
+        must_run({"qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", image_, oracle});
+        Json snapshot = virtsnap_.json({"create", vm_})["snapshots"][0];
+        EXPECT_EQ(snapshot["mode"].text(), mode) << snapshot.dump();
+        virtsnap_.json({"restore", snapshot["id"].text(), "--to", restored, "--format", "raw"});
+        must_run({"cmp", oracle, restored});
+        must_run({"rm", oracle, restored});
+        virtsnap_.json({"repo", "check"});
+        expect_clean_qemu(1);
+    }
+
+    TempDir dir_;
+    std::string image_ = dir_.file("a.qcow2");
+    std::string other_ = dir_.file("other.qmp");
+    Virtsnap virtsnap_{dir_.file("repo")};
+    std::unique_ptr<QemuProcess> qemu_;
+    std::string vm_;
+};
+
+TEST_F(Create, ASecondOneIsRefusedAtOnceNamingTheFirst)
+{
+    start();
+    auto first = start_slow_create();
+    std::string id = progressing();
+    ASSERT_FALSE(id.empty());
+    auto begun = std::chrono::steady_clock::now();
+    Outcome second = virtsnap_.run({"create", vm_});
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
+    EXPECT_EQ(second.exit_code, 3);
+    EXPECT_NE(second.err.find(id), std::string::npos) << second.err;
+    first->signal(SIGTERM);
+    ASSERT_TRUE(first->wait(kSoon));
+}
+
+TEST_F(Create, ASecondOneThroughAnotherMonitorIsRefusedTooAndHarmsNothing)
+{
+    start();
+    auto first = start_slow_create();
+    std::string id = progressing();
+    Outcome second = virtsnap_.run({"create", "qmp:" + other_});
+    EXPECT_EQ(second.exit_code, 3) << second.err;
+    EXPECT_NE(second.err.find(id), std::string::npos) << second.err;
+    EXPECT_TRUE(has_export());
+    first->signal(SIGTERM);
+    ASSERT_TRUE(first->wait(kSoon));
+    expect_clean_qemu(0);
+}
+
+TEST_F(Create, ProgressIsSeenByOthersAndCancelEndsItCleanly)
+{
+    start();
+    auto first = start_slow_create();
+    std::string id = progressing();
+    ASSERT_TRUE(wait_until(kSoon, [&] {
+        Json snapshot = virtsnap_.json({"show", id});
+        return snapshot["progress"].number() > 0 && !snapshot["remaining_seconds"].is_null();
+    }));
+    EXPECT_EQ(virtsnap_.json({"cancel", id})["status"].text(), "failed");
+    auto outcome = first->wait(kSoon);
+    ASSERT_TRUE(outcome);
+    EXPECT_EQ(outcome->exit_code, 1);
+    expect_clean_qemu(0);
+    expect_next("full");
+}
+
+TEST_F(Create, DeletingOneInProgressCancelsIt)
+{
+    start();
+    auto first = start_slow_create();
+    std::string id = progressing();
+    virtsnap_.json({"delete", id});
+    ASSERT_TRUE(first->wait(kSoon));
+    EXPECT_EQ(virtsnap_.json({"list"}).size(), 0u);
+    expect_clean_qemu(0);
+}
+
+TEST_F(Create, ASignalUndoesItAndKeepsTheChain)
+{
+    start();
+    virtsnap_.json({"create", vm_});
+    auto second = start_slow_create();
+    second->signal(SIGINT);
+    auto outcome = second->wait(kSoon);
+    ASSERT_TRUE(outcome);
+    EXPECT_NE(outcome->exit_code, 0);
+    expect_clean_qemu(1);
+    expect_next("incremental");
+}
+
+TEST_F(Create, WhatAKilledOneLeftIsCleanedUpByTheNextWhichIsIncremental)
+{
+    start();
+    virtsnap_.json({"create", vm_});
+    for (std::string capture : {"live", "staged"}) {
+        SCOPED_TRACE(capture);
+        std::unique_ptr<Process> second;
+        if (capture == "live")
+            second = start_slow_create();
+        else {
+            qemu_->disk_io("dA", "write -P 9 0 32M");
+            second = virtsnap_.start({"create", vm_, "--capture", "staged"});
+            EXPECT_TRUE(wait_until(
+                kSoon, [&] { return qemu_->monitor().execute("query-jobs").size() > 0; }));
+        }
+        second->signal(SIGKILL);
+        ASSERT_TRUE(second->wait(kSoon));
+        EXPECT_EQ(progressing(), ""); // shown as failed
+        expect_next("incremental");
+    }
+}
+
+TEST_F(Create, QemuKilledMeanwhileIsAClearFailureAndTheNextIsFull)
+{
+    start();
+    virtsnap_.json({"create", vm_});
+    auto second = start_slow_create();
+    qemu_->kill();
+    auto outcome = second->wait(std::chrono::seconds(10));
+    ASSERT_TRUE(outcome);
+    EXPECT_EQ(outcome->exit_code, 1);
+    EXPECT_NE(outcome->err.find("QEMU ended"), std::string::npos) << outcome->err;
+    start();
+    expect_next("full");
+    expect_next("incremental");
+}
+
+TEST_F(Create, QemuThatQuitsMeanwhileKeepsTheChain)
+{
+    start();
+    virtsnap_.json({"create", vm_});
+    auto second = start_slow_create();
+    qemu_->quit();
+    auto outcome = second->wait(std::chrono::seconds(10));
+    ASSERT_TRUE(outcome);
+    EXPECT_EQ(outcome->exit_code, 1);
+    start();
+    expect_next("incremental");
+}
+
+TEST_F(Create, AFullScratchGivesTheSnapshotUpAndNotTheGuestsWrite)
+{
+    start();
+    virtsnap_.json({"create", vm_});
+    auto second = start_slow_create({"--scratch-size", "4M"});
+    // The guest overwrites what the snapshot still needs, more than the scratch may take; each
+    // write must succeed.
+    for (int i = 0; i < 32 && second->running(); i++)
+        qemu_->disk_io("dA", "write -P 8 " + std::to_string(i) + "M 1M");
+    auto outcome = second->wait(kSoon);
+    ASSERT_TRUE(outcome);
+    EXPECT_EQ(outcome->exit_code, 1);
+    EXPECT_NE(outcome->err.find("scratch"), std::string::npos) << outcome->err;
+    EXPECT_EQ(qemu_->monitor().execute("query-status")["status"].text(), "running");
+    expect_next("incremental");
+}
+
+TEST_F(Create, TwoRepositoriesDoNotDisturbEachOther)
+{
+    start();
+    Virtsnap other(dir_.file("repo2"));
+    other.json({"repo", "init"});
+    virtsnap_.json({"create", vm_});
+    other.json({"create", vm_});
+    qemu_->disk_io("dA", "write -P 4 1M 64k");
+    EXPECT_EQ(virtsnap_.json({"create", vm_})["snapshots"][0]["mode"].text(), "incremental");
+    Json snapshot = other.json({"create", vm_})["snapshots"][0];
+    EXPECT_EQ(snapshot["mode"].text(), "incremental");
+    EXPECT_EQ(snapshot["read_bytes"].number(), 65536);
+    expect_clean_qemu(2);
+}
+
+TEST_F(Create, AnOverlayMeansAFullReadOfTheSameDisk)
+{
+    start();
+    Json first = virtsnap_.json({"create", vm_})["snapshots"][0];
+    qemu_->monitor().execute("blockdev-snapshot-sync",
+                             "{\"node-name\":\"nA\",\"snapshot-node-name\":\"over\","
+                             "\"snapshot-file\":\"" +
+                                 dir_.file("over.qcow2") + "\"}");
+    qemu_->disk_io("dA", "write -P 6 3M 1M");
+    qemu_->disk_io("dA", "flush");
+    Json second = virtsnap_.json({"create", vm_})["snapshots"][0];
+    EXPECT_EQ(second["mode"].text(), "full");
+    EXPECT_EQ(second["disk"]["id"].text(), first["disk"]["id"].text());
+    must_run({"qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", dir_.file("over.qcow2"),
+              dir_.file("oracle")});
+    virtsnap_.json({"restore", second["id"].text(), "--to", dir_.file("r"), "--format", "raw"});
+    must_run({"cmp", dir_.file("oracle"), dir_.file("r")});
+}
+
+TEST_F(Create, AnIothreadDiskIsCapturedStagedByDefault)
+{
+    std::string path = dir_.file("io.qcow2");
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", path, "16M"});
+    start({"-object", "iothread,id=io1", "-blockdev",
+           "driver=qcow2,node-name=nI,file.driver=file,file.filename=" + path, "-device",
+           "virtio-blk-pci,drive=nI,id=dI,iothread=io1"});
+    qemu_->disk_io("dI", "write -P 7 0 4M");
+    qemu_->disk_io("dA", "write -P 7 0 4M");
+    for (std::string mode : {"full", "incremental"}) {
+        Json snapshots = virtsnap_.json({"create", vm_})["snapshots"];
+        ASSERT_EQ(snapshots.size(), 2u);
+        for (const Json &snapshot : snapshots.items())
+            EXPECT_EQ(snapshot["mode"].text(), mode) << snapshot.dump();
+        for (std::string id : {"dA", "dI"})
+            qemu_->disk_io(id, "write -P 8 2M 1M");
+    }
+    auto killed = virtsnap_.start({"create", vm_});
+    killed->signal(SIGKILL);
+    killed->wait(kSoon);
+    EXPECT_TRUE(qemu_->process().running());
+    virtsnap_.json({"create", vm_});
+    EXPECT_TRUE(qemu_->process().running());
+}
+
+TEST_F(Create, FindsDisksOfEveryKindAndNothingElse)
+{
+    std::vector<std::string> more;
+    for (std::string name : {"drive", "scsi", "nvme", "ide"})
+        must_run({"qemu-img", "create", "-q", "-f", "qcow2", dir_.file(name), "8M"});
+    must_run({"qemu-img", "create", "-q", "-f", "raw", dir_.file("medium"), "8M"});
+    must_run({"qemu-img", "create", "-q", "-f", "raw", dir_.file("flash"), "4M"});
+    std::string file = ",file.driver=file,file.filename=";
+    start({"-drive",
+           "if=virtio,format=qcow2,file=" + dir_.file("drive"),
+           "-device",
+           "virtio-scsi-pci,id=hba",
+           "-blockdev",
+           "driver=qcow2,node-name=nS" + file + dir_.file("scsi"),
+           "-device",
+           "scsi-hd,drive=nS,bus=hba.0",
+           "-drive",
+           "if=none,id=nvmedrive,format=qcow2,file=" + dir_.file("nvme"),
+           "-device",
+           "nvme,drive=nvmedrive,serial=1,id=nv",
+           "-blockdev",
+           "driver=qcow2,node-name=nIde" + file + dir_.file("ide"),
+           "-device",
+           "ide-hd,drive=nIde,bus=ide.0,id=hd0",
+           "-drive",
+           "if=none,id=cd,media=cdrom,format=raw,readonly=on,file=" + dir_.file("medium"),
+           "-device",
+           "ide-cd,drive=cd,bus=ide.1",
+           "-drive",
+           "if=pflash,format=raw,file=" + dir_.file("flash"),
+           "-blockdev",
+           "driver=raw,node-name=nRo,read-only=on" + file + dir_.file("medium"),
+           "-device",
+           "virtio-blk-pci,drive=nRo,id=ro"});
+    Json disks = virtsnap_.json({"disks", vm_});
+    std::vector<std::string> targets, ids;
+    for (const Json &disk : disks.items()) {
+        targets.push_back(disk["target"].text());
+        ids.push_back(disk["id"].text());
+        EXPECT_EQ(disk["status"].text(), "in_use");
+    }
+    std::sort(targets.begin(), targets.end());
+    EXPECT_EQ(targets, (std::vector<std::string>{"dA", "hd0", "nS", "nv", "virtio0"}));
+    Json group = virtsnap_.json({"create", vm_});
+    EXPECT_EQ(group["snapshots"].size(), 5u);
+    Json again = virtsnap_.json({"create", vm_});
+    for (const Json &snapshot : again["snapshots"].items())
+        EXPECT_EQ(snapshot["mode"].text(), "incremental") << snapshot.dump();
+    // By any of its names; and the ids stay over a restart.
+    virtsnap_.json({"create", vm_, "--disk", "nvmedrive"});
+    virtsnap_.json({"create", vm_, "--disk", ids[0]});
+    EXPECT_EQ(qemu_->monitor().execute("query-block-exports").size(), 0u);
+}
+
+} // namespace
+
+VS_TEST_MAIN("qemu");
