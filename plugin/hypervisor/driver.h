@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // One way to reach an instance and its disks, and a point in time of some of them.
 //
-//   connect → describe → recover → begin ──→ for each disk: open_source → (pull) → close_source ──→
-//   settle
+//   connect → describe → recover → begin ──→ for each disk: open_source → (pull) → detach_source →
+//   (close) → close_source ──→ settle
 //                                    │ │ └── the point in time                     kept: the old
 //                                    bitmap goes; else the new one
 //
@@ -74,7 +74,10 @@ typedef struct {
     // QEMU's copy.
     bool (*open_source)(VsDriver *driver, unsigned index, VsPullSource *source,
                         const VsStageReport *report, GCancellable *cancellable, GError **error);
-    // The pull has ended and its connection is closed: frees what it cost the guest.
+    // The pull has ended, well or not, and is still connected: the server lets go first. With disks
+    // on an iothread some QEMU versions abort the VM when it is the client.
+    bool (*detach_source)(VsDriver *driver, unsigned index, GError **error);
+    // The pull's connection is closed: frees what it cost the guest.
     bool (*close_source)(VsDriver *driver, unsigned index, GError **error);
     // Ends the point in time. keep: the snapshots exist now. Not cancellable; does all it can, and
     // says what it could not.

@@ -48,6 +48,7 @@ typedef struct {
     bool has_job;
     bool has_bitmap;
     bool has_export;
+    bool is_detached;           // the export's removal has begun
     bool is_connected;          // its NBD client has been connected
     bool was_paused;            // the guest was stopped by a failed write to the scratch
     int inherited;              // staged: descriptor of the staging file for qemu-nbd, -1
@@ -81,6 +82,7 @@ bool vs_qmp_driver_begin(VsDriver *driver, VsPoint *point, GCancellable *cancell
 bool vs_qmp_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
                                const VsStageReport *report, GCancellable *cancellable,
                                GError **error);
+bool vs_qmp_driver_detach_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_qmp_driver_close_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_qmp_driver_settle(VsDriver *driver, bool keep, GError **error);
 bool vs_qmp_driver_is_lost(VsDriver *driver, GError **error);

@@ -195,6 +195,7 @@ static const VsDriverOps qmp_ops = {
     .drop_bitmaps = vs_qmp_driver_drop_bitmaps,
     .begin = vs_qmp_driver_begin,
     .open_source = vs_qmp_driver_open_source,
+    .detach_source = vs_qmp_driver_detach_source,
     .close_source = vs_qmp_driver_close_source,
     .settle = vs_qmp_driver_settle,
     .is_lost = vs_qmp_driver_is_lost,

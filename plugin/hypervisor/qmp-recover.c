@@ -49,7 +49,7 @@ remove_export(VsQmpClient *client, VsQmpCapture *capture)
 {
     GError *failure = NULL;
     const char *id = capture->names.export_id;
-    if (vs_qmp_export_begin_delete(client, id, NULL, &failure) &&
+    if ((capture->is_detached || vs_qmp_export_begin_delete(client, id, NULL, &failure)) &&
         vs_qmp_export_wait_deleted(client, id, VS_QMP_SETTLE_TIMEOUT_MS, NULL, &failure))
         capture->has_export = false;
     return failure;

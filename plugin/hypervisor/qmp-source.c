@@ -242,6 +242,18 @@ vs_qmp_driver_open_source(VsDriver *base, unsigned index, VsPullSource *source,
 }
 
 bool
+vs_qmp_driver_detach_source(VsDriver *base, unsigned index, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    VsQmpCapture *capture = &driver->captures[index];
+    if (!capture->has_export || capture->is_detached)
+        return true;
+    capture->is_detached =
+        vs_qmp_export_begin_delete(driver->client, capture->names.export_id, NULL, error);
+    return capture->is_detached;
+}
+
+bool
 vs_qmp_driver_close_source(VsDriver *base, unsigned index, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;

@@ -182,10 +182,11 @@ run_disk(Transfer *transfer, unsigned index, GError **error)
     manifest->root = disk->result.tree.root;
     manifest->new_bytes = disk->result.new_bytes;
     manifest->read_bytes = progress.read_bytes;
-    // The connection goes first: QEMU removes an export only when its client has gone.
+    VsDriver *driver = transfer->job->session->driver;
+    if (!driver->ops->detach_source(driver, index, error))
+        return false;
     g_clear_pointer(&disk->pull, vs_pull_free);
     g_clear_pointer(&disk->ingest, vs_ingest_free);
-    VsDriver *driver = transfer->job->session->driver;
     return driver->ops->close_source(driver, index, error);
 }
 
@@ -249,6 +250,10 @@ transfer_clear(Transfer *transfer)
 {
     for (unsigned i = 0; i < transfer->count; i++) {
         DiskTransfer *disk = &transfer->disks[i];
+        VsDriver *driver = transfer->job->session->driver;
+        g_autoptr(GError) error = NULL;
+        if (disk->pull && !driver->ops->detach_source(driver, i, &error))
+            g_debug("detaching a source: %s", error->message);
         // Reads under way write into the ingest's buffers: the connection goes first.
         vs_pull_free(disk->pull);
         vs_ingest_free(disk->ingest);

@@ -297,6 +297,30 @@ TEST_F(Create, AnIothreadDiskIsCapturedStagedByDefault)
     EXPECT_TRUE(qemu_->process().running());
 }
 
+TEST_F(Create, AnIothreadDiskSurvivesALiveCaptureThatIsAskedForAndItsCancellation)
+{
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", image_, "64M"});
+    qemu_ = std::make_unique<QemuProcess>(
+        dir_, QemuProcess::idle({"-object", "iothread,id=io1", "-blockdev",
+                                 "driver=qcow2,node-name=nA,file.driver=file,file.filename=" +
+                                     image_,
+                                 "-device", "virtio-blk-pci,drive=nA,id=dA,iothread=io1"}));
+    qemu_->monitor().execute("cont");
+    vm_ = "qmp:" + qemu_->socket();
+    for (int i = 0; i < 3; i++) {
+        qemu_->disk_io("dA", "write -P 5 0 4M");
+        Outcome outcome = virtsnap_.run({"create", vm_, "--capture", "live"});
+        EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+        EXPECT_NE(outcome.err.find("warning"), std::string::npos);
+        EXPECT_TRUE(qemu_->process().running());
+    }
+    auto slow = start_slow_create({"--capture", "live"});
+    slow->signal(SIGTERM);
+    ASSERT_TRUE(slow->wait(kSoon));
+    EXPECT_TRUE(qemu_->process().running());
+    expect_clean_qemu(1);
+}
+
 TEST_F(Create, FindsDisksOfEveryKindAndNothingElse)
 {
     std::vector<std::string> more;
