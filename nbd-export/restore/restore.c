@@ -44,8 +44,7 @@ vs_restore_error_quark(void)
     return g_quark_from_static_string("vs-restore-error");
 }
 
-// The temporary file
-// --------------------------------------------------------------------------------
+// The temporary file ----------------------------------------------------------------------------
 
 typedef struct {
     char *final_path; // absolute
@@ -140,13 +139,13 @@ fail(Restore *restore, GError *error)
 }
 
 static bool
-write_batch(Restore *restore, VsCodec *codec, const Batch *batch, uint8_t *data, GError **error)
+write_batch(Restore *restore, VsChunkAccess *access, const Batch *batch, uint8_t *data,
+            GError **error)
 {
-    VsChunkStore *chunks = vs_repository_chunks(restore->repository);
     uint64_t size = restore->request->manifest->virtual_size_bytes;
     for (unsigned i = 0; i < batch->count; i++) {
         uint64_t offset = batch->index[i] * restore->chunk_bytes;
-        if (!vs_chunk_store_get(chunks, codec, VS_OBJECT_CHUNK, &batch->digest[i], data,
+        if (!vs_chunk_store_get(access, VS_OBJECT_CHUNK, &batch->digest[i], data,
                                 restore->chunk_bytes, error)) {
             g_prefix_error(error, "reading %s at byte %" G_GUINT64_FORMAT ": ",
                            restore->request->manifest->id, offset);
@@ -178,11 +177,12 @@ worker_main(void *user_data)
 {
     Restore *restore = user_data;
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
+    VsChunkAccess access = {vs_repository_chunks(restore->repository), codec, 0};
     g_autofree uint8_t *data = g_malloc(restore->chunk_bytes);
     Batch *batch;
     while ((batch = next_batch(restore))) {
         GError *error = NULL;
-        if (!write_batch(restore, codec, batch, data, &error))
+        if (!write_batch(restore, &access, batch, data, &error))
             fail(restore, error);
         g_free(batch);
         pthread_mutex_lock(&restore->mutex);
@@ -265,11 +265,11 @@ feed(Restore *restore, GError **error)
 {
     const VsManifest *manifest = restore->request->manifest;
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-    VsTreeStore store = {vs_repository_chunks(restore->repository), codec, 0};
-    VsTreeIo io = vs_tree_store_io(&store);
+    VsChunkAccess access = {vs_repository_chunks(restore->repository), codec, 0};
+    VsTreeIo io = vs_chunk_access_tree_io(&access);
     VsTree tree = {manifest->root,
                    vs_repository_chunk_count(restore->repository, manifest->virtual_size_bytes)};
-    if (!vs_tree_walk(&io, &tree, 0, tree.chunk_count, on_chunk, restore, error))
+    if (!vs_tree_walk(&io, &tree, NULL, on_chunk, restore, error))
         return false;
     if (restore->batch && !hand_over(restore, error))
         return false;

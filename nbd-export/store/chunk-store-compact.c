@@ -151,8 +151,7 @@ copy_object(Compact *compact, const VsPackId *pack, const VsPackEntry *entry, GE
     g_autofree void *stored = g_malloc(entry->stored_length);
     if (!vs_object_store_get_range(store->objects, object, entry->offset, stored,
                                    entry->stored_length, error) ||
-        !vs_codec_decode(compact->codec, entry->coding, stored, entry->stored_length, compact->raw,
-                         entry->raw_length, &entry->digest, error)) {
+        !vs_chunk_store_decode(compact->codec, entry, stored, compact->raw, error)) {
         return false;
     }
     VsPackEntry copy = *entry;

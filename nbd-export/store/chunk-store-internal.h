@@ -118,6 +118,10 @@ void vs_chunk_store_merge_segments(VsChunkStore *store);
 
 // -read.c ----------------------------------------------------------------------------------------
 
+// Decodes and verifies the object that the entry describes. stored is only read; raw has room for
+// entry->raw_length.
+bool vs_chunk_store_decode(VsCodec *codec, const VsPackEntry *entry, const void *stored, void *raw,
+                           GError **error);
 // Reads and verifies the object at one place. raw has room for place->entry.raw_length.
 bool vs_chunk_store_read_at(VsChunkStore *store, VsCodec *codec, const VsIndexEntry *place,
                             void *raw, GError **error);

@@ -106,6 +106,15 @@ find_stray(VsChunkStore *store, const VsDigest *digest, VsIndexEntry *found, GEr
 // Reading an object ------------------------------------------------------------------------------
 
 bool
+vs_chunk_store_decode(VsCodec *codec, const VsPackEntry *entry, const void *stored, void *raw,
+                      GError **error)
+{
+    return vs_codec_decode(codec, entry->coding,
+                           (struct iovec){(void *)stored, entry->stored_length},
+                           (struct iovec){raw, entry->raw_length}, &entry->digest, error);
+}
+
+bool
 vs_chunk_store_read_at(VsChunkStore *store, VsCodec *codec, const VsIndexEntry *place, void *raw,
                        GError **error)
 {
@@ -118,8 +127,7 @@ vs_chunk_store_read_at(VsChunkStore *store, VsCodec *codec, const VsIndexEntry *
                                    entry->stored_length, error)) {
         return false;
     }
-    if (!vs_codec_decode(codec, entry->coding, stored, entry->stored_length, raw, entry->raw_length,
-                         &entry->digest, error)) {
+    if (!vs_chunk_store_decode(codec, entry, stored, raw, error)) {
         g_prefix_error(error, "pack %s at %" G_GUINT64_FORMAT ": ", object, entry->offset);
         return false;
     }
@@ -127,8 +135,7 @@ vs_chunk_store_read_at(VsChunkStore *store, VsCodec *codec, const VsIndexEntry *
 }
 
 typedef struct {
-    VsChunkStore *store;
-    VsCodec *codec;
+    VsChunkAccess *access;
     const VsDigest *digest;
     void *raw;
     size_t min_length;
@@ -152,7 +159,8 @@ try_place(Read *read, const VsIndexEntry *place)
     if (entry->raw_length < read->min_length || entry->raw_length > read->max_length) {
         g_set_error(&cause, VS_CODEC_ERROR, VS_CODEC_ERROR_CORRUPT,
                     "it has %u bytes instead of %zu", entry->raw_length, read->max_length);
-    } else if (vs_chunk_store_read_at(read->store, read->codec, place, read->raw, &cause)) {
+    } else if (vs_chunk_store_read_at(read->access->store, read->access->codec, place, read->raw,
+                                      &cause)) {
         read->raw_length = entry->raw_length;
         return true;
     }
@@ -164,20 +172,27 @@ try_place(Read *read, const VsIndexEntry *place)
     return false;
 }
 
+// Whether two entries of one digest say the same. Members, since there is padding between them.
+static bool
+is_same_entry(const VsPackEntry *a, const VsPackEntry *b)
+{
+    return a->offset == b->offset && a->stored_length == b->stored_length &&
+           a->raw_length == b->raw_length && a->type == b->type && a->coding == b->coding;
+}
+
 // The index may be wrong about the place within a pack; the pack's own table knows.
 static bool
 try_by_table(Read *read, const VsIndexEntry *place)
 {
     g_auto(VsPackTable) table = {0};
-    if (!vs_pack_table_read(read->store->objects, &place->pack, &table, NULL)) {
+    if (!vs_pack_table_read(read->access->store->objects, &place->pack, &table, NULL)) {
         return false;
     }
     for (guint i = 0; i < table.entries->len; i++) {
         VsIndexEntry other = {.entry = g_array_index(table.entries, VsPackEntry, i),
                               .pack = place->pack};
         if (vs_digest_equal(&other.entry.digest, read->digest) &&
-            memcmp(&other.entry, &place->entry, sizeof other.entry) != 0 &&
-            try_place(read, &other)) {
+            !is_same_entry(&other.entry, &place->entry) && try_place(read, &other)) {
             return true;
         }
     }
@@ -187,9 +202,10 @@ try_by_table(Read *read, const VsIndexEntry *place)
 static bool
 try_index(Read *read)
 {
-    g_autoptr(VsIndexSet) set = vs_chunk_store_index_set(read->store);
+    VsChunkStore *store = read->access->store;
+    g_autoptr(VsIndexSet) set = vs_chunk_store_index_set(store);
     VsIndexEntry found[VS_PACK_INDEX_MAX_MATCHES];
-    unsigned count = vs_chunk_store_find(read->store, set, read->digest, found);
+    unsigned count = vs_chunk_store_find(store, set, read->digest, found);
     for (unsigned i = 0; i < count; i++) {
         if (try_place(read, &found[i])) {
             return true;
@@ -250,7 +266,7 @@ try_session(Read *read)
 {
     VsIndexEntry place;
     const void *stored = NULL;
-    if (!find_in_session(read->store, read->codec, read->digest, &place, &stored)) {
+    if (!find_in_session(read->access->store, read->access->codec, read->digest, &place, &stored)) {
         return false;
     }
     if (stored == NULL || place.entry.raw_length < read->min_length ||
@@ -258,15 +274,14 @@ try_session(Read *read)
         return try_place(read, &place);
     }
     read->raw_length = place.entry.raw_length;
-    return vs_codec_decode(read->codec, place.entry.coding, stored, place.entry.stored_length,
-                           read->raw, place.entry.raw_length, read->digest, NULL);
+    return vs_chunk_store_decode(read->access->codec, &place.entry, stored, read->raw, NULL);
 }
 
 static bool
 try_strays(Read *read, GError **error)
 {
     VsIndexEntry place;
-    return find_stray(read->store, read->digest, &place, error) && try_place(read, &place);
+    return find_stray(read->access->store, read->digest, &place, error) && try_place(read, &place);
 }
 
 static bool
@@ -290,19 +305,20 @@ set_not_read(Read *read, GError **error)
 static bool
 read_object(Read *read, GError **error)
 {
+    VsChunkStore *store = read->access->store;
     if (try_session(read) || try_index(read)) {
         return true;
     }
     GError *cause = NULL;
-    if ((vs_chunk_store_reload_index(read->store, &cause) && try_index(read)) ||
+    if ((vs_chunk_store_reload_index(store, &cause) && try_index(read)) ||
         (cause == NULL && try_strays(read, &cause))) {
         return true;
     }
     // An index that is damaged where no look-up notices hides packs: without it, they are strays.
-    if (cause == NULL && vs_chunk_store_distrust_index(read->store)) {
-        pthread_mutex_lock(&read->store->stray.mutex);
-        read->store->stray.listed_at_us = 0;
-        pthread_mutex_unlock(&read->store->stray.mutex);
+    if (cause == NULL && vs_chunk_store_distrust_index(store)) {
+        pthread_mutex_lock(&store->stray.mutex);
+        store->stray.listed_at_us = 0;
+        pthread_mutex_unlock(&store->stray.mutex);
         if (try_strays(read, &cause)) {
             return true;
         }
@@ -315,36 +331,22 @@ read_object(Read *read, GError **error)
 }
 
 bool
-vs_chunk_store_get(VsChunkStore *store, VsCodec *codec, VsObjectType type, const VsDigest *digest,
-                   void *raw, size_t raw_length, GError **error)
+vs_chunk_store_get(VsChunkAccess *access, VsObjectType type, const VsDigest *digest, void *raw,
+                   size_t raw_length, GError **error)
 {
-    g_auto(Read) read = {
-        .store = store,
-        .codec = codec,
-        .digest = digest,
-        .raw = raw,
-        .min_length = raw_length,
-        .max_length = raw_length,
-    };
+    g_auto(Read) read = {access, digest, raw, .min_length = raw_length, .max_length = raw_length};
     return read_object(&read, error);
 }
 
 bool
-vs_chunk_store_get_upto(VsChunkStore *store, VsCodec *codec, VsObjectType type,
-                        const VsDigest *digest, void *raw, size_t max_length, size_t *raw_length,
-                        GError **error)
+vs_chunk_store_get_upto(VsChunkAccess *access, VsObjectType type, const VsDigest *digest, void *raw,
+                        size_t *length, GError **error)
 {
-    g_auto(Read) read = {
-        .store = store,
-        .codec = codec,
-        .digest = digest,
-        .raw = raw,
-        .max_length = max_length,
-    };
+    g_auto(Read) read = {access, digest, raw, .max_length = *length};
     if (!read_object(&read, error)) {
         return false;
     }
-    *raw_length = read.raw_length;
+    *length = read.raw_length;
     return true;
 }
 

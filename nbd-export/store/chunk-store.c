@@ -143,9 +143,10 @@ reserve(VsChunkStore *store, const VsPackEntry *entry, GError **error)
 }
 
 bool
-vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const void *raw,
-                   size_t raw_length, VsDigest *digest, uint64_t *added_bytes, GError **error)
+vs_chunk_store_put(VsChunkAccess *access, VsObjectType type, const void *raw, size_t raw_length,
+                   VsDigest *digest, GError **error)
 {
+    VsChunkStore *store = access->store;
     if (raw_length == 0 || raw_length > VS_PACK_MAX_RAW_BYTES) {
         g_set_error(error, VS_CHUNK_STORE_ERROR, VS_CHUNK_STORE_ERROR_CORRUPT,
                     "store object: %zu bytes are not within 1 to %u", raw_length,
@@ -153,7 +154,6 @@ vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const
         return false;
     }
     vs_digest_compute(raw, raw_length, digest);
-    *added_bytes = 0;
     VsPackEntry entry = {
         .digest = *digest, .raw_length = (uint32_t)raw_length, .type = (uint8_t)type};
     PutOutcome outcome = reserve(store, &entry, error);
@@ -162,7 +162,8 @@ vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const
     }
     const void *stored = NULL;
     size_t stored_length = 0;
-    entry.coding = (uint8_t)vs_codec_encode(codec, raw, raw_length, &stored, &stored_length);
+    entry.coding =
+        (uint8_t)vs_codec_encode(access->codec, raw, raw_length, &stored, &stored_length);
     entry.stored_length = (uint32_t)stored_length;
 
     pthread_mutex_lock(&store->mutex);
@@ -174,7 +175,7 @@ vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const
     if (!added) {
         return false;
     }
-    *added_bytes = VS_PACK_RECORD_BYTES + VS_PACK_TABLE_ENTRY_BYTES + stored_length;
+    access->added_bytes += VS_PACK_RECORD_BYTES + VS_PACK_TABLE_ENTRY_BYTES + stored_length;
     return !is_much || vs_chunk_store_index_durable(store, error);
 }
 
@@ -182,4 +183,27 @@ bool
 vs_chunk_store_flush(VsChunkStore *store, GError **error)
 {
     return vs_chunk_store_write_out(store, error) && vs_chunk_store_index_durable(store, error);
+}
+
+// A tree's nodes -------------------------------------------------------------------------------
+
+static bool
+load_node(gpointer self, const VsDigest *digest, unsigned level, VsTreeNode *node, GError **error)
+{
+    uint8_t bytes[VS_TREE_NODE_MAX_BYTES];
+    size_t length = sizeof bytes;
+    return vs_chunk_store_get_upto(self, VS_OBJECT_NODE, digest, bytes, &length, error) &&
+           vs_tree_node_decode(bytes, length, level, node, error);
+}
+
+static bool
+store_node(gpointer self, const void *bytes, size_t length, VsDigest *digest, GError **error)
+{
+    return vs_chunk_store_put(self, VS_OBJECT_NODE, bytes, length, digest, error);
+}
+
+VsTreeIo
+vs_chunk_access_tree_io(VsChunkAccess *access)
+{
+    return (VsTreeIo){load_node, store_node, access};
 }

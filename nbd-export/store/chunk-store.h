@@ -6,7 +6,7 @@
 // gone (a pack that prune has rewritten) is looked up again after reloading the index, then in
 // packs that no index covers.
 //
-// Any number of threads may put and get at once; one VsCodec per thread is passed in. A failed
+// Any number of threads may put and get at once, each through a VsChunkAccess of its own. A failed
 // write is sticky: every later put and flush fails with it. Memory: three packs (one filled, one
 // waiting, one being written), the small index segments, and the not yet indexed entries (bounded:
 // at VS_CHUNK_STORE_SEGMENT_ENTRIES they become an index segment on disk).
@@ -18,6 +18,7 @@
 #include "nbd-export/store/codec.h"
 #include "nbd-export/store/object-store.h"
 #include "nbd-export/store/pack.h"
+#include "nbd-export/store/tree.h"
 
 G_BEGIN_DECLS
 
@@ -39,24 +40,31 @@ VsChunkStore *vs_chunk_store_open(VsObjectStore *objects, GError **error) G_GNUC
 void vs_chunk_store_free(VsChunkStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsChunkStore, vs_chunk_store_free)
 
-// Makes sure that the object will be there after the next flush. *digest is set. *added_bytes: what
-// the pack grew by, 0 if it was known. Zero content is the caller's affair (never put a chunk of
-// zeroes).
-bool vs_chunk_store_put(VsChunkStore *store, VsCodec *codec, VsObjectType type, const void *raw,
-                        size_t raw_length, VsDigest *digest, uint64_t *added_bytes,
+// A thread's access to the store: one per thread. Store and codec are borrowed.
+typedef struct {
+    VsChunkStore *store;
+    VsCodec *codec;
+    uint64_t added_bytes; // what puts through it have made the packs grow by
+} VsChunkAccess;
+
+// Makes sure that the object will be there after the next flush. *digest is set. An object that was
+// known adds no bytes. Zero content is the caller's affair (never put a chunk of zeroes).
+bool vs_chunk_store_put(VsChunkAccess *access, VsObjectType type, const void *raw,
+                        size_t raw_length, VsDigest *digest,
                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Waits until everything put so far is durable and indexed.
 bool vs_chunk_store_flush(VsChunkStore *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Reads an object whose raw length is known (a chunk) into raw.
-bool vs_chunk_store_get(VsChunkStore *store, VsCodec *codec, VsObjectType type,
-                        const VsDigest *digest, void *raw, size_t raw_length,
-                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
-// Reads an object of at most max_length bytes (a node); *raw_length tells.
-bool vs_chunk_store_get_upto(VsChunkStore *store, VsCodec *codec, VsObjectType type,
-                             const VsDigest *digest, void *raw, size_t max_length,
-                             size_t *raw_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+bool vs_chunk_store_get(VsChunkAccess *access, VsObjectType type, const VsDigest *digest, void *raw,
+                        size_t raw_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Reads an object of at most *length bytes (a node), which becomes its raw length.
+bool vs_chunk_store_get_upto(VsChunkAccess *access, VsObjectType type, const VsDigest *digest,
+                             void *raw, size_t *length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// A tree's nodes as objects of the store. access is borrowed.
+VsTreeIo vs_chunk_access_tree_io(VsChunkAccess *access);
 
 // Where an object is: its pack and entry. False with error where nowhere.
 bool vs_chunk_store_locate(VsChunkStore *store, const VsDigest *digest, VsPackId *pack,
@@ -82,8 +90,12 @@ bool vs_chunk_store_compact(VsChunkStore *store, VsKeepFunc keep, gpointer user_
 // where a whole pack can't be read.
 typedef void (*VsDamageFunc)(const VsDigest *digest, const char *pack, const char *what,
                              gpointer user_data);
+typedef struct {
+    uint64_t objects; // read, damaged ones among them
+    uint64_t bytes;   // of them, as stored
+} VsVerifyResult;
 bool vs_chunk_store_verify(VsChunkStore *store, double percent, VsDamageFunc bad,
-                           gpointer user_data, uint64_t *objects, uint64_t *bytes,
+                           gpointer user_data, VsVerifyResult *result,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Bytes of all packs.

@@ -86,23 +86,22 @@ vs_codec_encode(VsCodec *codec, const void *raw, size_t raw_length, const void *
 }
 
 static bool
-decompress(VsCodec *codec, const void *stored, size_t stored_length, void *raw, size_t raw_length,
-           GError **error)
+decompress(VsCodec *codec, struct iovec stored, struct iovec raw, GError **error)
 {
     if (codec->decompressor == NULL) {
         codec->decompressor = ZSTD_createDCtx();
         g_assert(codec->decompressor != NULL);
     }
-    unsigned long long declared = ZSTD_getFrameContentSize(stored, stored_length);
+    unsigned long long declared = ZSTD_getFrameContentSize(stored.iov_base, stored.iov_len);
     if (declared == ZSTD_CONTENTSIZE_ERROR ||
-        (declared != ZSTD_CONTENTSIZE_UNKNOWN && declared != raw_length)) {
+        (declared != ZSTD_CONTENTSIZE_UNKNOWN && declared != raw.iov_len)) {
         g_set_error(error, VS_CODEC_ERROR, VS_CODEC_ERROR_CORRUPT,
-                    "decode object: the zstd frame is not one of %zu bytes", raw_length);
+                    "decode object: the zstd frame is not one of %zu bytes", raw.iov_len);
         return false;
     }
-    size_t length =
-        ZSTD_decompressDCtx(codec->decompressor, raw, raw_length, stored, stored_length);
-    if (ZSTD_isError(length) || length != raw_length) {
+    size_t length = ZSTD_decompressDCtx(codec->decompressor, raw.iov_base, raw.iov_len,
+                                        stored.iov_base, stored.iov_len);
+    if (ZSTD_isError(length) || length != raw.iov_len) {
         g_set_error(error, VS_CODEC_ERROR, VS_CODEC_ERROR_CORRUPT, "decode object: zstd: %s",
                     ZSTD_isError(length) ? ZSTD_getErrorName(length) : "it ends early");
         return false;
@@ -111,25 +110,25 @@ decompress(VsCodec *codec, const void *stored, size_t stored_length, void *raw, 
 }
 
 bool
-vs_codec_decode(VsCodec *codec, VsCoding coding, const void *stored, size_t stored_length,
-                void *raw, size_t raw_length, const VsDigest *expected, GError **error)
+vs_codec_decode(VsCodec *codec, VsCoding coding, struct iovec stored, struct iovec raw,
+                const VsDigest *expected, GError **error)
 {
     if (coding == VS_CODING_ZSTD) {
-        if (!decompress(codec, stored, stored_length, raw, raw_length, error)) {
+        if (!decompress(codec, stored, raw, error)) {
             return false;
         }
-    } else if (coding == VS_CODING_PLAIN && stored_length == raw_length) {
-        if (stored != raw) {
-            memcpy(raw, stored, raw_length);
+    } else if (coding == VS_CODING_PLAIN && stored.iov_len == raw.iov_len) {
+        if (stored.iov_base != raw.iov_base) {
+            memcpy(raw.iov_base, stored.iov_base, raw.iov_len);
         }
     } else {
         g_set_error(error, VS_CODEC_ERROR, VS_CODEC_ERROR_CORRUPT,
                     "decode object: coding %d of %zu bytes to %zu is none", (int)coding,
-                    stored_length, raw_length);
+                    stored.iov_len, raw.iov_len);
         return false;
     }
     VsDigest digest;
-    vs_digest_compute(raw, raw_length, &digest);
+    vs_digest_compute(raw.iov_base, raw.iov_len, &digest);
     if (!vs_digest_equal(&digest, expected)) {
         char hex[VS_DIGEST_HEX_BYTES];
         vs_digest_to_hex(expected, hex);

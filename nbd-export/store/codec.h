@@ -8,6 +8,8 @@
 
 #include "nbd-export/store/digest.h"
 
+#include <sys/uio.h>
+
 G_BEGIN_DECLS
 
 #define VS_CODEC_ERROR (vs_codec_error_quark())
@@ -38,10 +40,10 @@ void *vs_codec_scratch(VsCodec *codec, size_t length);
 VsCoding vs_codec_encode(VsCodec *codec, const void *raw, size_t raw_length, const void **stored,
                          size_t *stored_length);
 
-// Decodes into raw (stored may be raw itself if the coding is plain), which must come out as
-// exactly raw_length bytes with the digest expected (VS_CODEC_ERROR_CORRUPT otherwise).
-bool vs_codec_decode(VsCodec *codec, VsCoding coding, const void *stored, size_t stored_length,
-                     void *raw, size_t raw_length, const VsDigest *expected,
-                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Decodes stored, which is only read, into raw (which may be stored itself if the coding is plain).
+// What comes out must fill raw exactly and have the digest expected (VS_CODEC_ERROR_CORRUPT
+// otherwise).
+bool vs_codec_decode(VsCodec *codec, VsCoding coding, struct iovec stored, struct iovec raw,
+                     const VsDigest *expected, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

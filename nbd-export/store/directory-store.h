@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The object store in a directory of the local file system.
 //
-// An object is a file. put: a temporary file (".tmp-…" in the target folder), write, fsync, rename over, fsync of the folder. Folders are
-// made as needed. Temporary files that a killed process left are removed by vs_directory_store_clean(). Open packs are kept in a
-// small bounded cache of file descriptors for get_range.
+// An object is a file. put: a temporary file (".tmp-…" in the target folder), write, fsync, rename
+// over, fsync of the folder. Folders are made as needed. Temporary files that a killed process left
+// are removed by vs_directory_store_clean(). Open packs are kept in a small bounded cache of file
+// descriptors for get_range.
 #pragma once
 
 #include "nbd-export/store/object-store.h"

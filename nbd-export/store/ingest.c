@@ -14,7 +14,6 @@ typedef struct {
     uint64_t sequence;
     VsDigest *digests; // one per chunk of the span
     bool *known;       // whether the chunk has been dealt with at all
-    uint64_t added_bytes;
 } Slot;
 
 struct _VsIngest {
@@ -38,12 +37,12 @@ struct _VsIngest {
     uint64_t next_sequence;
     GError *error;
     bool stop;
+    uint64_t added_bytes; // by workers that have ended
 
     pthread_mutex_t order;
     uint64_t next_in_order;
     VsTreeBuilder *builder;
-    VsTreeStore tree_store;
-    uint64_t added_bytes;
+    VsChunkAccess tree_access; // the builder's; owns its codec
 
     pthread_t *threads;
     unsigned thread_count;
@@ -53,9 +52,7 @@ struct _VsIngest {
 // What a worker thread needs of its own.
 typedef struct {
     VsIngest *ingest;
-    VsCodec *codec;
-    VsTreeStore tree_store;
-    VsTreeIo tree_io;
+    VsChunkAccess access;
     VsTreeCursor *base_cursor; // NULL without a base
     uint8_t *base_chunk;
 } Worker;
@@ -113,9 +110,8 @@ load_base_chunk(Worker *worker, uint64_t index, GError **error)
         memset(worker->base_chunk, 0, ingest->chunk_bytes);
         return true;
     }
-    return vs_chunk_store_get(vs_repository_chunks(ingest->repository), worker->codec,
-                              VS_OBJECT_CHUNK, &digest, worker->base_chunk, ingest->chunk_bytes,
-                              error);
+    return vs_chunk_store_get(&worker->access, VS_OBJECT_CHUNK, &digest, worker->base_chunk,
+                              ingest->chunk_bytes, error);
 }
 
 // How a chunk is covered by its span's parts.
@@ -192,15 +188,9 @@ ingest_chunk(Worker *worker, Slot *slot, unsigned number, GError **error)
     memset(data + length, 0, ingest->chunk_bytes - length);
 
     slot->digests[number] = VS_DIGEST_ZERO;
-    if (coverage.zero_bytes == length || is_all_zero(data, ingest->chunk_bytes))
-        return true;
-    uint64_t added = 0;
-    if (!vs_chunk_store_put(vs_repository_chunks(ingest->repository), worker->codec,
-                            VS_OBJECT_CHUNK, data, ingest->chunk_bytes, &slot->digests[number],
-                            &added, error))
-        return false;
-    slot->added_bytes += added;
-    return true;
+    return coverage.zero_bytes == length || is_all_zero(data, ingest->chunk_bytes) ||
+           vs_chunk_store_put(&worker->access, VS_OBJECT_CHUNK, data, ingest->chunk_bytes,
+                              &slot->digests[number], error);
 }
 
 static bool
@@ -214,7 +204,6 @@ build_slot(VsIngest *ingest, const Slot *slot, GError **error)
                 return false;
         return true;
     }
-    ingest->added_bytes += slot->added_bytes;
     for (unsigned i = 0; i < slot->span.length / ingest->chunk_bytes; i++)
         if (slot->known[i] &&
             !vs_tree_builder_set(ingest->builder, first + i, &slot->digests[i], error))
@@ -286,11 +275,14 @@ worker_main(void *user_data)
     VsIngest *ingest = user_data;
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     g_autofree uint8_t *base_chunk = g_malloc(ingest->chunk_bytes);
-    Worker worker = {.ingest = ingest, .codec = codec, .base_chunk = base_chunk};
-    worker.tree_store = (VsTreeStore){vs_repository_chunks(ingest->repository), codec, 0};
-    worker.tree_io = vs_tree_store_io(&worker.tree_store);
+    Worker worker = {
+        .ingest = ingest,
+        .access = {vs_repository_chunks(ingest->repository), codec, 0},
+        .base_chunk = base_chunk,
+    };
+    const VsTreeIo io = vs_chunk_access_tree_io(&worker.access);
     g_autoptr(VsTreeCursor) cursor =
-        ingest->has_base ? vs_tree_cursor_new(&worker.tree_io, &ingest->base) : NULL;
+        ingest->has_base ? vs_tree_cursor_new(&io, &ingest->base) : NULL;
     worker.base_cursor = cursor;
 
     Slot *slot;
@@ -302,6 +294,9 @@ worker_main(void *user_data)
                 fail(ingest, g_steal_pointer(&error));
         complete(ingest, slot);
     }
+    pthread_mutex_lock(&ingest->mutex);
+    ingest->added_bytes += worker.access.added_bytes;
+    pthread_mutex_unlock(&ingest->mutex);
     return NULL;
 }
 
@@ -332,9 +327,9 @@ vs_ingest_new(VsRepository *repository, const VsTree *base, uint64_t size_bytes,
     pthread_cond_init(&ingest->free_cond, &attributes);
     pthread_condattr_destroy(&attributes);
 
-    ingest->tree_store.chunks = vs_repository_chunks(repository);
-    ingest->tree_store.codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-    VsTreeIo io = vs_tree_store_io(&ingest->tree_store);
+    ingest->tree_access.store = vs_repository_chunks(repository);
+    ingest->tree_access.codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
+    VsTreeIo io = vs_chunk_access_tree_io(&ingest->tree_access);
     ingest->builder =
         vs_tree_builder_new(&io, base, vs_repository_chunk_count(repository, size_bytes));
     return ingest;
@@ -364,7 +359,7 @@ vs_ingest_free(VsIngest *ingest)
     g_hash_table_unref(ingest->done);
     g_hash_table_unref(ingest->slots);
     vs_tree_builder_free(ingest->builder);
-    vs_codec_free(ingest->tree_store.codec);
+    vs_codec_free(ingest->tree_access.codec);
     g_clear_error(&ingest->error);
     pthread_mutex_destroy(&ingest->mutex);
     pthread_mutex_destroy(&ingest->order);
@@ -473,7 +468,6 @@ vs_ingest_take(VsIngest *ingest, uint64_t offset, unsigned timeout_ms, GError **
     slot->span.length = MIN(ingest->span_bytes, chunks * ingest->chunk_bytes - offset);
     slot->span.pending = 0;
     g_array_set_size(slot->span.parts, 0);
-    slot->added_bytes = 0;
     memset(slot->known, 0, ingest->span_bytes / ingest->chunk_bytes);
     return &slot->span;
 }
@@ -524,6 +518,6 @@ vs_ingest_finish(VsIngest *ingest, VsIngestResult *result, GError **error)
     stop_workers(ingest);
     if (failed || !vs_tree_builder_finish(ingest->builder, &result->tree, error))
         return false;
-    result->new_bytes = ingest->added_bytes + ingest->tree_store.added_bytes;
+    result->new_bytes = ingest->added_bytes + ingest->tree_access.added_bytes;
     return true;
 }

@@ -227,12 +227,18 @@ window_compare(const Window *window, uint32_t i, const VsDigest *digest)
     return memcmp(window_entry(window, i), digest->bytes, VS_DIGEST_BYTES);
 }
 
-// Puts the window over entries of [low, high) near guess; over all of them where they are in
-// memory.
+// The entries [low, high) of the segment.
+typedef struct {
+    uint64_t low;
+    uint64_t high;
+} Range;
+
+// Puts the window over entries of range near guess; over all of them where they are in memory.
 static bool
-window_move(VsPackIndex *index, Window *window, uint64_t low, uint64_t high, uint64_t guess,
-            GError **error)
+window_move(VsPackIndex *index, Window *window, Range range, uint64_t guess, GError **error)
 {
+    const uint64_t low = range.low;
+    const uint64_t high = range.high;
     if (index->resident != NULL) {
         window->first = low;
         window->count = (uint32_t)(high - low);
@@ -276,20 +282,21 @@ leading_bits(const VsDigest *digest)
     return GUINT64_FROM_BE(wire);
 }
 
-// Where in [low, high) a digest of that bucket is to be expected, digests being evenly distributed.
+// Where in its bucket a digest is to be expected, digests being evenly distributed.
 static uint64_t
-interpolate(const VsPackIndex *index, const VsDigest *digest, uint64_t low, uint64_t high)
+interpolate(const VsPackIndex *index, const VsDigest *digest, Range bucket)
 {
     uint64_t within = leading_bits(digest) << index->layout.fanout_bits;
-    return low + (uint64_t)(((double)within / 18446744073709551616.0) * (double)(high - low));
+    return bucket.low + (uint64_t)(((double)within / 18446744073709551616.0) *
+                                   (double)(bucket.high - bucket.low));
 }
 
-// Appends what matches in the window from entry i on; *ended: the last one of the digest has been
-// seen.
+// Appends what matches at the window's beginning; *ended: the last one of the digest has been seen.
 static void
-collect(const Window *window, uint32_t i, const VsDigest *digest, VsIndexEntry *found,
-        unsigned *count, bool *ended)
+collect(const Window *window, const VsDigest *digest, VsIndexEntry *found, unsigned *count,
+        bool *ended)
 {
+    uint32_t i = 0;
     while (i < window->count && window_compare(window, i, digest) == 0 &&
            *count < VS_PACK_INDEX_MAX_MATCHES) {
         if (vs_index_entry_decode(window_entry(window, i), &found[*count])) {
@@ -301,34 +308,35 @@ collect(const Window *window, uint32_t i, const VsDigest *digest, VsIndexEntry *
 }
 
 static bool
-find_in_bucket(VsPackIndex *index, const VsDigest *digest, uint64_t low, uint64_t high,
-               VsIndexEntry *found, unsigned *count, GError **error)
+find_in_bucket(VsPackIndex *index, const VsDigest *digest, Range bucket, VsIndexEntry *found,
+               unsigned *count, GError **error)
 {
-    const uint64_t end = high;
-    uint64_t guess = interpolate(index, digest, low, high);
+    Range left = bucket;
+    uint64_t guess = interpolate(index, digest, bucket);
     Window window;
-    // The invariant: what precedes low is less than digest, what is at high and beyond is not.
-    while (low < high) {
-        if (!window_move(index, &window, low, high, guess, error)) {
+    // The invariant: what precedes left is less than digest, what is at its end and beyond is not.
+    while (left.low < left.high) {
+        if (!window_move(index, &window, left, guess, error)) {
             return false;
         }
         uint32_t i = window_lower_bound(&window, digest);
         if (i == window.count) {
-            low = window.first + window.count;
-        } else if (i > 0 || window.first == low) {
-            low = high = window.first + i;
+            left.low = window.first + window.count;
+        } else if (i > 0 || window.first == left.low) {
+            left.low = left.high = window.first + i;
         } else {
-            high = window.first;
+            left.high = window.first;
         }
-        guess = low + (high - low) / 2;
+        guess = left.low + (left.high - left.low) / 2;
     }
     bool ended = false;
-    while (low < end && !ended && *count < VS_PACK_INDEX_MAX_MATCHES) {
-        if (!window_move(index, &window, low, end, low, error)) {
+    left.high = bucket.high;
+    while (left.low < left.high && !ended && *count < VS_PACK_INDEX_MAX_MATCHES) {
+        if (!window_move(index, &window, left, left.low, error)) {
             return false;
         }
-        collect(&window, 0, digest, found, count, &ended);
-        low = window.first + window.count;
+        collect(&window, digest, found, count, &ended);
+        left.low = window.first + window.count;
     }
     return true;
 }
@@ -342,6 +350,6 @@ vs_pack_index_find(VsPackIndex *index, const VsDigest *digest, VsIndexEntry *fou
     }
     unsigned bits = index->layout.fanout_bits;
     uint64_t bucket = bits == 0 ? 0 : leading_bits(digest) >> (64 - bits);
-    uint64_t low = bucket == 0 ? 0 : index->fanout[bucket - 1];
-    return find_in_bucket(index, digest, low, index->fanout[bucket], found, count, error);
+    const Range range = {bucket == 0 ? 0 : index->fanout[bucket - 1], index->fanout[bucket]};
+    return find_in_bucket(index, digest, range, found, count, error);
 }

@@ -21,8 +21,7 @@ typedef struct {
 
 typedef struct {
     VsRepository *repository;
-    VsCodec *codec;
-    VsTreeStore store;
+    VsChunkAccess access; // owns its codec
     VsTreeIo io;
     GPtrArray *wrong;       // Wrong *; the index is what sets hold
     GHashTable *wrong_of;   // VsDigest → index + 1: damaged or missing
@@ -96,15 +95,13 @@ add_wrong(Check *check, const VsDigest *digest, const char *format, ...)
 static bool
 is_readable(Check *check, const VsDigest *digest, GError **error)
 {
-    size_t capacity = MAX(check->repository->chunk_size, VS_TREE_NODE_MAX_BYTES);
-    g_autofree void *raw = g_malloc(capacity);
+    size_t length = MAX(check->repository->chunk_size, VS_TREE_NODE_MAX_BYTES);
+    g_autofree void *raw = g_malloc(length);
     VsPackId pack;
     VsPackEntry entry;
-    size_t length;
 
-    return vs_chunk_store_locate(check->store.chunks, digest, &pack, &entry, error) &&
-           vs_chunk_store_get_upto(check->store.chunks, check->codec, entry.type, digest, raw,
-                                   capacity, &length, error);
+    return vs_chunk_store_locate(check->access.store, digest, &pack, &entry, error) &&
+           vs_chunk_store_get_upto(&check->access, entry.type, digest, raw, &length, error);
 }
 
 static void
@@ -136,7 +133,7 @@ is_present(Check *check, const VsDigest *digest, GError **error)
     VsPackId pack;
     VsPackEntry entry;
 
-    if (!vs_chunk_store_locate(check->store.chunks, digest, &pack, &entry, error))
+    if (!vs_chunk_store_locate(check->access.store, digest, &pack, &entry, error))
         return false;
     vs_pack_id_to_name(&pack, name);
     return g_hash_table_contains(check->packs, name) || is_readable(check, digest, error);
@@ -193,8 +190,7 @@ check_chunk(Check *check, const VsDigest *digest, GHashTable **set)
 
 // Adds what is wrong below the node to set, which is made when needed.
 static void
-check_node(Check *check, const VsTree *tree, const VsDigest *digest, unsigned level,
-           uint64_t position, GHashTable **set)
+check_node(Check *check, const VsTreePlace *place, const VsDigest *digest, GHashTable **set)
 {
     GHashTable *found = g_hash_table_lookup(check->hurt_nodes, digest);
     g_autoptr(GError) cause = NULL;
@@ -206,7 +202,7 @@ check_node(Check *check, const VsTree *tree, const VsDigest *digest, unsigned le
         add_all_to_set(set, found);
         return;
     }
-    if (!vs_tree_load_node(&check->io, tree->chunk_count, digest, level, position, &node, &cause)) {
+    if (!vs_tree_load_node(&check->io, place, digest, &node, &cause)) {
         char hex[VS_DIGEST_HEX_BYTES];
         vs_digest_to_hex(digest, hex);
         add_to_set(set,
@@ -216,11 +212,12 @@ check_node(Check *check, const VsTree *tree, const VsDigest *digest, unsigned le
     for (unsigned i = 0; i < VS_TREE_FANOUT; i++) {
         if (vs_digest_is_zero(&node.children[i]))
             continue;
-        if (level == 0)
+        if (place->level == 0) {
             check_chunk(check, &node.children[i], &found);
-        else
-            check_node(check, tree, &node.children[i], level - 1, position * VS_TREE_FANOUT + i,
-                       &found);
+        } else {
+            const VsTreePlace child = vs_tree_place_child(place, i);
+            check_node(check, &child, &node.children[i], &found);
+        }
     }
     if (found == NULL) {
         vs_digest_set_add(check->whole, digest);
@@ -234,12 +231,13 @@ static void
 check_tree(Check *check, const VsManifest *manifest, const char *kind)
 {
     VsTree tree = vs_repository_tree(check->repository, manifest);
+    const VsTreePlace root = vs_tree_place_root(tree.chunk_count);
     g_autoptr(GHashTable) set = NULL;
     GHashTableIter iterator;
     gpointer index;
 
     if (!vs_digest_is_zero(&tree.root))
-        check_node(check, &tree, &tree.root, vs_tree_height(tree.chunk_count) - 1, 0, &set);
+        check_node(check, &root, &tree.root, &set);
     if (set == NULL)
         return;
     g_hash_table_iter_init(&iterator, set);
@@ -251,8 +249,7 @@ check_tree(Check *check, const VsManifest *manifest, const char *kind)
     }
 }
 
-// The whole
-// -----------------------------------------------------------------------------------------
+// The whole -------------------------------------------------------------------------------------
 
 static void
 note_manifest(const char *what, const GError *cause, gpointer user_data)
@@ -292,13 +289,16 @@ run(Check *check, double percent, VsProgressFunc progress, gpointer user_data,
     VsCheckResult *result, GError **error)
 {
     g_auto(VsContents) contents = {NULL, NULL};
+    VsVerifyResult verified;
 
     report_progress(progress, user_data, 0);
     if (!list_packs(check, error) ||
-        !vs_chunk_store_verify(check->store.chunks, percent, note_damage, check, &result->objects,
-                               &result->bytes, error) ||
+        !vs_chunk_store_verify(check->access.store, percent, note_damage, check, &verified,
+                               error) ||
         !vs_repository_read_contents(check->repository, note_manifest, check, &contents, error))
         return false;
+    result->objects = verified.objects;
+    result->bytes = verified.bytes;
     unsigned total = contents.snapshots->len + contents.bases->len;
     for (unsigned i = 0; i < total; i++) {
         bool is_base = i >= contents.snapshots->len;
@@ -318,9 +318,8 @@ static void
 check_init(Check *check, VsRepository *repository)
 {
     check->repository = repository;
-    check->codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-    check->store = (VsTreeStore){repository->chunks, check->codec, 0};
-    check->io = vs_tree_store_io(&check->store);
+    check->access = (VsChunkAccess){repository->chunks, vs_codec_new(VS_CODEC_ZSTD_LEVEL), 0};
+    check->io = vs_chunk_access_tree_io(&check->access);
     check->wrong = g_ptr_array_new_with_free_func(wrong_free);
     check->wrong_of = g_hash_table_new_full(digest_hash, digest_equal, g_free, NULL);
     check->whole = vs_digest_set_new();
@@ -337,7 +336,7 @@ check_clear(Check *check)
     vs_digest_set_free(check->whole);
     g_hash_table_unref(check->wrong_of);
     g_ptr_array_unref(check->wrong);
-    vs_codec_free(check->codec);
+    vs_codec_free(check->access.codec);
 }
 
 void

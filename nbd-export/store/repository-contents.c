@@ -107,26 +107,28 @@ bool
 vs_repository_read_contents(VsRepository *repository, VsDamagedObjectFunc damaged,
                             gpointer user_data, VsContents *contents, GError **error)
 {
-    g_autoptr(GPtrArray) commits = NULL;
-
     *contents = (VsContents){NULL, NULL};
-    contents->snapshots =
+    g_autoptr(GPtrArray) snapshots =
         read_folder(repository, VS_REPOSITORY_SNAPSHOTS, damaged, user_data, error);
-    if (contents->snapshots != NULL)
-        contents->bases = read_folder(repository, VS_REPOSITORY_BASES, damaged, user_data, error);
-    if (contents->bases != NULL)
-        commits = vs_repository_read_commits(repository, damaged, user_data, error);
-    if (commits == NULL) {
-        vs_contents_clear(contents);
+    if (snapshots == NULL)
         return false;
-    }
+    g_autoptr(GPtrArray) bases =
+        read_folder(repository, VS_REPOSITORY_BASES, damaged, user_data, error);
+    if (bases == NULL)
+        return false;
+    g_autoptr(GPtrArray) commits =
+        vs_repository_read_commits(repository, damaged, user_data, error);
+    if (commits == NULL)
+        return false;
     for (unsigned i = 0; i < commits->len; i++) {
         const VsCommit *commit = commits->pdata[i];
         for (unsigned m = 0; m < commit->manifests->len; m++) {
             const VsManifest *manifest = commit->manifests->pdata[m];
-            if (!contains_id(contents->snapshots, manifest->id))
-                g_ptr_array_add(contents->snapshots, vs_manifest_copy(manifest));
+            if (!contains_id(snapshots, manifest->id))
+                g_ptr_array_add(snapshots, vs_manifest_copy(manifest));
         }
     }
+    contents->snapshots = g_steal_pointer(&snapshots);
+    contents->bases = g_steal_pointer(&bases);
     return true;
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // What is reachable, and freeing what is not.
 //
-// mark      every manifest is read and every tree walked, each node once; anything that can't be
-// read ends it, with nothing removed bases     hidden bases that are nobody's any more are removed:
-// before their chunks compact   the chunk store drops what was not marked
+//   mark      every manifest is read and every tree walked, each node once; anything that can't be
+//             read ends it, with nothing removed
+//   bases     hidden bases that are nobody's any more are removed: before their chunks
+//   compact   the chunk store drops what was not marked
 //
 // Killed at any point, the next one does the rest. Memory: one VsDigestSet entry for each live
 // object (digest-set.h).
@@ -31,8 +32,8 @@ static bool
 mark(VsRepository *repository, const GPtrArray *manifests, VsDigestSet *live, GError **error)
 {
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-    VsTreeStore store = {repository->chunks, codec, 0};
-    VsTreeIo io = vs_tree_store_io(&store);
+    VsChunkAccess access = {repository->chunks, codec, 0};
+    VsTreeIo io = vs_chunk_access_tree_io(&access);
     const VsTreeReach reach = {enter_node, mark_chunk, live};
 
     for (unsigned i = 0; i < manifests->len; i++) {

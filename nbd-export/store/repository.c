@@ -141,37 +141,3 @@ vs_repository_tree(const VsRepository *repository, const VsManifest *manifest)
     return (VsTree){manifest->root,
                     vs_repository_chunk_count(repository, manifest->virtual_size_bytes)};
 }
-
-// The tree's nodes in the chunk store
-// ---------------------------------------------------------------
-
-static bool
-load_node(gpointer self, const VsDigest *digest, unsigned level, VsTreeNode *node, GError **error)
-{
-    VsTreeStore *store = self;
-    uint8_t bytes[VS_TREE_NODE_MAX_BYTES];
-    size_t length;
-
-    return vs_chunk_store_get_upto(store->chunks, store->codec, VS_OBJECT_NODE, digest, bytes,
-                                   sizeof bytes, &length, error) &&
-           vs_tree_node_decode(bytes, length, level, node, error);
-}
-
-static bool
-store_node(gpointer self, const void *bytes, size_t length, VsDigest *digest, GError **error)
-{
-    VsTreeStore *store = self;
-    uint64_t added_bytes = 0;
-
-    if (!vs_chunk_store_put(store->chunks, store->codec, VS_OBJECT_NODE, bytes, length, digest,
-                            &added_bytes, error))
-        return false;
-    store->added_bytes += added_bytes;
-    return true;
-}
-
-VsTreeIo
-vs_tree_store_io(VsTreeStore *store)
-{
-    return (VsTreeIo){load_node, store_node, store};
-}

@@ -2,13 +2,16 @@
 // A repository: its configuration, its snapshots, and what keeps them true.
 //
 //   config        what it is: a sealed JSON document (sealed-json.h); written last by init, so that
-//   a half-made one is not a repository packs/ index/ chunks and nodes (chunk-store.h) snapshots/ID
-//   a manifest each: what exists bases/ID      manifests of deleted snapshots that are their disk's
-//   newest: the hidden base of the next incremental commits/ID    ("c-…") a commit of several
-//   manifests under way, all of them or none: from when it is there they exist, whether or not they
-//   are in
-//                 snapshots/ yet; layout in repository-commit.c. Left by a process that died, it is
-//                 completed by the next one that locks
+//                 a half-made one is not a repository
+//   packs/        chunks and nodes (chunk-store.h)
+//   index/        where they are
+//   snapshots/ID  a manifest each: what exists
+//   bases/ID      manifests of deleted snapshots that are their disk's newest: the hidden base of
+//                 the next incremental
+//   commits/ID    ("c-…") a commit of several manifests under way, all of them or none: from when
+//                 it is there they exist, whether or not they are in snapshots/ yet; layout in
+//                 repository-commit.c. Left by a process that died, it is completed by the next one
+//                 that locks
 //   locks/        empty files for flock(2): use, publish
 //
 // config's members: format (1), id ("r-…"), chunk_size (bytes), fanout (64), digest ("sha256"),
@@ -78,15 +81,6 @@ VsObjectStore *vs_repository_objects(VsRepository *repository);
 // Number of chunks of a disk of that size. Every chunk has the chunk size: the last one is filled
 // up with zeroes.
 uint64_t vs_repository_chunk_count(const VsRepository *repository, uint64_t size_bytes);
-
-// A VsTreeIo over the repository's chunk store; codec is the calling thread's. added_bytes (may be
-// NULL) sums up what storing nodes added.
-typedef struct {
-    VsChunkStore *chunks;
-    VsCodec *codec;
-    uint64_t added_bytes;
-} VsTreeStore;
-VsTreeIo vs_tree_store_io(VsTreeStore *store);
 
 // Snapshots -----------------------------------------------------------------------------------
 

@@ -6,9 +6,7 @@
 #define NO_CHUNK UINT64_MAX
 
 struct _VsSnapshotReader {
-    VsRepository *repository;
-    VsCodec *codec;
-    VsTreeStore store;
+    VsChunkAccess access; // owns its codec
     VsTreeCursor *cursor;
     uint64_t size_bytes;
     uint64_t chunk_count;
@@ -29,14 +27,13 @@ vs_snapshot_reader_new(VsRepository *repository, const VsTree *tree, uint64_t si
 {
     VsSnapshotReader *reader = g_new0(VsSnapshotReader, 1);
 
-    reader->repository = repository;
-    reader->codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-    reader->store = (VsTreeStore){vs_repository_chunks(repository), reader->codec, 0};
+    reader->access.store = vs_repository_chunks(repository);
+    reader->access.codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     reader->size_bytes = size_bytes;
     reader->chunk_count = tree->chunk_count;
     reader->chunk_size = vs_repository_chunk_size(repository);
     reader->cached = NO_CHUNK;
-    const VsTreeIo io = vs_tree_store_io(&reader->store);
+    const VsTreeIo io = vs_chunk_access_tree_io(&reader->access);
     reader->cursor = vs_tree_cursor_new(&io, tree);
     return reader;
 }
@@ -47,7 +44,7 @@ vs_snapshot_reader_free(VsSnapshotReader *reader)
     if (reader == NULL)
         return;
     vs_tree_cursor_free(reader->cursor);
-    vs_codec_free(reader->codec);
+    vs_codec_free(reader->access.codec);
     g_free(reader->cache);
     g_free(reader);
 }
@@ -73,8 +70,8 @@ vs_snapshot_reader_chunk(VsSnapshotReader *reader, uint64_t index, void *data, b
     if (!vs_tree_cursor_get(reader->cursor, index, &digest, error))
         return false;
     *is_zero = vs_digest_is_zero(&digest);
-    return *is_zero || vs_chunk_store_get(reader->store.chunks, reader->codec, VS_OBJECT_CHUNK,
-                                          &digest, data, reader->chunk_size, error);
+    return *is_zero || vs_chunk_store_get(&reader->access, VS_OBJECT_CHUNK, &digest, data,
+                                          reader->chunk_size, error);
 }
 
 // Part of one chunk, through the cache.

@@ -67,9 +67,9 @@ lower_base(VsTreeBuilder *builder, unsigned base_height, GError **error)
 {
     builder->root = builder->base.root;
     for (unsigned level = base_height - 1; level >= builder->height; level--) {
+        const VsTreePlace place = {builder->base.chunk_count, level, 0};
         VsTreeNode node;
-        if (!vs_tree_load_node(&builder->io, builder->base.chunk_count, &builder->root, level, 0,
-                               &node, error))
+        if (!vs_tree_load_node(&builder->io, &place, &builder->root, &node, error))
             return false;
         builder->root = node.children[0];
     }
@@ -150,8 +150,8 @@ open_next(VsTreeBuilder *builder, uint64_t index, GError **error)
 
     open->position = vs_tree_position(index, level);
     const VsDigest *digest = digest_of(builder, level, open->position);
-    if (!vs_tree_load_node(&builder->io, builder->base.chunk_count, digest, level, open->position,
-                           &open->node, error))
+    const VsTreePlace place = {builder->base.chunk_count, level, open->position};
+    if (!vs_tree_load_node(&builder->io, &place, digest, &open->node, error))
         return false;
     open->changed = vs_tree_node_crop(&open->node, open->position, builder->chunk_count);
     builder->open++;

@@ -127,18 +127,32 @@ vs_tree_node_crop(VsTreeNode *node, uint64_t position, uint64_t chunk_count)
     return cropped;
 }
 
+VsTreePlace
+vs_tree_place_root(uint64_t chunk_count)
+{
+    return (VsTreePlace){chunk_count, vs_tree_height(chunk_count) - 1, 0};
+}
+
+VsTreePlace
+vs_tree_place_child(const VsTreePlace *place, unsigned child)
+{
+    return (VsTreePlace){place->chunk_count, place->level - 1,
+                         (place->position << VS_TREE_FANOUT_BITS) + child};
+}
+
 bool
-vs_tree_load_node(const VsTreeIo *io, uint64_t chunk_count, const VsDigest *digest, unsigned level,
-                  uint64_t position, VsTreeNode *node, GError **error)
+vs_tree_load_node(const VsTreeIo *io, const VsTreePlace *place, const VsDigest *digest,
+                  VsTreeNode *node, GError **error)
 {
     if (vs_digest_is_zero(digest)) {
         memset(node, 0, sizeof *node);
-        node->level = (uint8_t)level;
+        node->level = (uint8_t)place->level;
         return true;
     }
-    if (!io->load(io->self, digest, level, node, error))
+    if (!io->load(io->self, digest, place->level, node, error))
         return false;
-    if (node->level == level && !vs_tree_node_crop(node, position, chunk_count))
+    if (node->level == place->level &&
+        !vs_tree_node_crop(node, place->position, place->chunk_count))
         return true;
 
     char hex[VS_DIGEST_HEX_BYTES];
@@ -146,6 +160,6 @@ vs_tree_load_node(const VsTreeIo *io, uint64_t chunk_count, const VsDigest *dige
     g_set_error(error, VS_TREE_ERROR, VS_TREE_ERROR_CORRUPT,
                 "cannot use the tree node %s at level %u, position %" G_GUINT64_FORMAT
                 ": it does not belong there",
-                hex, level, position);
+                hex, place->level, place->position);
     return false;
 }

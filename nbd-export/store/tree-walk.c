@@ -7,7 +7,6 @@
 
 typedef struct {
     const VsTreeIo *io;
-    uint64_t chunk_count;
     uint64_t first;
     uint64_t last; // inclusive
     VsTreeVisitFunc visit;
@@ -15,63 +14,65 @@ typedef struct {
 } Walk;
 
 static bool
-walk_node(const Walk *walk, const VsDigest *digest, unsigned level, uint64_t position,
-          GError **error)
+walk_node(const Walk *walk, const VsTreePlace *place, const VsDigest *digest, GError **error)
 {
+    const unsigned level = place->level;
     VsTreeNode node;
 
-    if (!vs_tree_load_node(walk->io, walk->chunk_count, digest, level, position, &node, error))
+    if (!vs_tree_load_node(walk->io, place, digest, &node, error))
         return false;
     for (unsigned i = 0; i < VS_TREE_FANOUT; i++) {
-        uint64_t slot = (position << VS_TREE_FANOUT_BITS) + i;
+        const VsTreePlace child = vs_tree_place_child(place, i);
+        uint64_t slot = child.position;
         if (vs_digest_is_zero(&node.children[i]) || slot < vs_tree_slot(walk->first, level) ||
             slot > vs_tree_slot(walk->last, level))
             continue;
         if (level == 0 ? !walk->visit(slot, &node.children[i], walk->user_data, error)
-                       : !walk_node(walk, &node.children[i], level - 1, slot, error))
+                       : !walk_node(walk, &child, &node.children[i], error))
             return false;
     }
     return true;
 }
 
 bool
-vs_tree_walk(const VsTreeIo *io, const VsTree *tree, uint64_t first, uint64_t count,
+vs_tree_walk(const VsTreeIo *io, const VsTree *tree, const VsTreeRange *range,
              VsTreeVisitFunc visit, gpointer user_data, GError **error)
 {
+    uint64_t first = range != NULL ? range->first : 0;
+    uint64_t count = range != NULL ? range->count : tree->chunk_count;
+
     if (first >= tree->chunk_count || count == 0 || vs_digest_is_zero(&tree->root))
         return true;
 
     uint64_t last = first + MIN(count, tree->chunk_count - first) - 1;
-    const Walk walk = {io, tree->chunk_count, first, last, visit, user_data};
-    return walk_node(&walk, &tree->root, vs_tree_height(tree->chunk_count) - 1, 0, error);
+    const Walk walk = {io, first, last, visit, user_data};
+    const VsTreePlace root = vs_tree_place_root(tree->chunk_count);
+    return walk_node(&walk, &root, &tree->root, error);
 }
 
 // reach -----------------------------------------------------------------------------------------
 
 typedef struct {
     const VsTreeIo *io;
-    uint64_t chunk_count;
     const VsTreeReach *reach;
 } Reach;
 
 static bool
-reach_node(const Reach *state, const VsDigest *digest, unsigned level, uint64_t position,
-           GError **error)
+reach_node(const Reach *state, const VsTreePlace *place, const VsDigest *digest, GError **error)
 {
     const VsTreeReach *reach = state->reach;
     VsTreeNode node;
 
     if (!reach->enter(reach->self, digest))
         return true;
-    if (!vs_tree_load_node(state->io, state->chunk_count, digest, level, position, &node, error))
+    if (!vs_tree_load_node(state->io, place, digest, &node, error))
         return false;
     for (unsigned i = 0; i < VS_TREE_FANOUT; i++) {
-        const VsDigest *child = &node.children[i];
-        if (vs_digest_is_zero(child))
+        const VsTreePlace child = vs_tree_place_child(place, i);
+        if (vs_digest_is_zero(&node.children[i]))
             continue;
-        if (level == 0 ? !reach->chunk(reach->self, child, error)
-                       : !reach_node(state, child, level - 1, (position << VS_TREE_FANOUT_BITS) + i,
-                                     error))
+        if (place->level == 0 ? !reach->chunk(reach->self, &node.children[i], error)
+                              : !reach_node(state, &child, &node.children[i], error))
             return false;
     }
     return true;
@@ -80,11 +81,12 @@ reach_node(const Reach *state, const VsDigest *digest, unsigned level, uint64_t 
 bool
 vs_tree_reach(const VsTreeIo *io, const VsTree *tree, const VsTreeReach *reach, GError **error)
 {
-    const Reach state = {io, tree->chunk_count, reach};
+    const Reach state = {io, reach};
+    const VsTreePlace root = vs_tree_place_root(tree->chunk_count);
 
     if (vs_digest_is_zero(&tree->root))
         return true;
-    return reach_node(&state, &tree->root, vs_tree_height(tree->chunk_count) - 1, 0, error);
+    return reach_node(&state, &root, &tree->root, error);
 }
 
 // diff ------------------------------------------------------------------------------------------
@@ -108,8 +110,8 @@ diff_nodes(const Diff *diff, const Pair *pair, unsigned level, uint64_t position
     if (vs_digest_equal(&pair->sides[0], &pair->sides[1]))
         return true;
     for (unsigned side = 0; side < 2; side++) {
-        if (!vs_tree_load_node(diff->io, diff->chunk_counts[side], &pair->sides[side], level,
-                               position, &nodes[side], error))
+        const VsTreePlace place = {diff->chunk_counts[side], level, position};
+        if (!vs_tree_load_node(diff->io, &place, &pair->sides[side], &nodes[side], error))
             return false;
     }
     for (unsigned i = 0; i < VS_TREE_FANOUT; i++) {
@@ -136,8 +138,8 @@ diff_heights(const Diff *diff, const Pair *pair, unsigned level, unsigned lower_
 
     if (level < lower_height)
         return diff_nodes(diff, pair, level, 0, error);
-    if (!vs_tree_load_node(diff->io, diff->chunk_counts[high], &pair->sides[high], level, 0, &node,
-                           error))
+    const VsTreePlace place = {diff->chunk_counts[high], level, 0};
+    if (!vs_tree_load_node(diff->io, &place, &pair->sides[high], &node, error))
         return false;
     for (unsigned i = 0; i < VS_TREE_FANOUT; i++) {
         Pair children = {{VS_DIGEST_ZERO, VS_DIGEST_ZERO}};
@@ -208,11 +210,11 @@ vs_tree_cursor_get(VsTreeCursor *cursor, uint64_t index, VsDigest *digest, GErro
                       : cursor->nodes[above].children[vs_tree_slot(index, above) % VS_TREE_FANOUT];
         if (above == 0 || vs_digest_is_zero(digest))
             return true;
-        uint64_t position = vs_tree_position(index, above - 1);
-        if (!vs_tree_load_node(&cursor->io, cursor->tree.chunk_count, digest, above - 1, position,
-                               &cursor->nodes[above - 1], error))
+        const VsTreePlace place = {cursor->tree.chunk_count, above - 1,
+                                   vs_tree_position(index, above - 1)};
+        if (!vs_tree_load_node(&cursor->io, &place, digest, &cursor->nodes[above - 1], error))
             return false;
-        cursor->positions[above - 1] = position;
+        cursor->positions[above - 1] = place.position;
         cursor->open++;
     }
 }

@@ -65,12 +65,20 @@ typedef struct {
 
 unsigned vs_tree_height(uint64_t chunk_count); // smallest h ≥ 1 with FANOUT^h ≥ chunk_count
 
-// Loads the node of a tree at a level and position (the first chunk's index / FANOUT^(level + 1)):
-// zeroes without any I/O for VS_DIGEST_ZERO; refuses a node of another level, or with children
-// beyond the tree's end (VS_TREE_ERROR_CORRUPT). For those who walk by themselves.
-bool vs_tree_load_node(const VsTreeIo *io, uint64_t chunk_count, const VsDigest *digest,
-                       unsigned level, uint64_t position, VsTreeNode *node,
-                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// For those who walk by themselves: a node's place in a tree.
+typedef struct {
+    uint64_t chunk_count; // of the tree
+    unsigned level;
+    uint64_t position; // at its level: its first chunk's index / FANOUT^(level + 1)
+} VsTreePlace;
+VsTreePlace vs_tree_place_root(uint64_t chunk_count);
+// The place of a node's child. Of a leaf's, only the position says something: the chunk's index.
+VsTreePlace vs_tree_place_child(const VsTreePlace *place, unsigned child);
+
+// Loads the node at a place: zeroes without any I/O for VS_DIGEST_ZERO; refuses a node of another
+// level, or with children beyond the tree's end (VS_TREE_ERROR_CORRUPT).
+bool vs_tree_load_node(const VsTreeIo *io, const VsTreePlace *place, const VsDigest *digest,
+                       VsTreeNode *node, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Builds a tree from a base (NULL: zeroes) by setting chunks in ascending order (each once;
 // anything else is a programming error). Memory: one node per level. The base may have another
@@ -87,11 +95,15 @@ bool vs_tree_builder_set(VsTreeBuilder *builder, uint64_t index, const VsDigest 
 bool vs_tree_builder_finish(VsTreeBuilder *builder, VsTree *tree,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Calls visit for each chunk of [first, first + count) that is not zero, ascending; visit returns
-// false with error to stop.
+// Calls visit for each chunk within range (NULL: all; what is beyond the tree's end does not count)
+// that is not zero, ascending; visit returns false with error to stop.
+typedef struct {
+    uint64_t first;
+    uint64_t count;
+} VsTreeRange;
 typedef bool (*VsTreeVisitFunc)(uint64_t index, const VsDigest *digest, gpointer user_data,
                                 GError **error);
-bool vs_tree_walk(const VsTreeIo *io, const VsTree *tree, uint64_t first, uint64_t count,
+bool vs_tree_walk(const VsTreeIo *io, const VsTree *tree, const VsTreeRange *range,
                   VsTreeVisitFunc visit, gpointer user_data,
                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

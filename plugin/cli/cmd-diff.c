@@ -40,8 +40,8 @@ compare(VsRepository *repository, const VsManifest *from, const VsManifest *to,
         Difference *difference, GError **error)
 {
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-    VsTreeStore store = {.chunks = vs_repository_chunks(repository), .codec = codec};
-    VsTreeIo io = vs_tree_store_io(&store);
+    VsChunkAccess access = {vs_repository_chunks(repository), codec, 0};
+    VsTreeIo io = vs_chunk_access_tree_io(&access);
     VsTree a = {from->root, vs_repository_chunk_count(repository, from->virtual_size_bytes)};
     VsTree b = {to->root, vs_repository_chunk_count(repository, to->virtual_size_bytes)};
     difference->chunk_bytes = vs_repository_chunk_size(repository);

@@ -80,12 +80,15 @@ inline bool
 Put(VsChunkStore *store, VsCodec *codec, const std::string &content, VsDigest *digest,
     uint64_t *added = nullptr)
 {
-    uint64_t ignored = 0;
+    VsChunkAccess access = {store, codec, 0};
     GError *error = nullptr;
-    bool done = vs_chunk_store_put(store, codec, VS_OBJECT_CHUNK, content.data(), content.size(),
-                                   digest, added == nullptr ? &ignored : added, &error);
+    bool done = vs_chunk_store_put(&access, VS_OBJECT_CHUNK, content.data(), content.size(), digest,
+                                   &error);
     EXPECT_EQ(done, error == nullptr);
     g_clear_error(&error);
+    if (added != nullptr) {
+        *added = access.added_bytes;
+    }
     return done;
 }
 
@@ -94,8 +97,9 @@ int
 Get(VsChunkStore *store, VsCodec *codec, const VsDigest &digest, const std::string &content)
 {
     std::string read(content.size(), '?');
+    VsChunkAccess access = {store, codec, 0};
     GError *error = nullptr;
-    if (vs_chunk_store_get(store, codec, VS_OBJECT_CHUNK, &digest, &read[0], read.size(), &error)) {
+    if (vs_chunk_store_get(&access, VS_OBJECT_CHUNK, &digest, &read[0], read.size(), &error)) {
         EXPECT_EQ(read, content);
         return -1;
     }
@@ -176,12 +180,10 @@ inline Damage
 Verify(VsChunkStore *store, uint64_t *objects = nullptr, double percent = 100)
 {
     Damage damage;
-    uint64_t count = 0;
-    uint64_t bytes = 0;
-    EXPECT_TRUE(
-        vs_chunk_store_verify(store, percent, NoteDamage, &damage, &count, &bytes, nullptr));
+    VsVerifyResult result = {};
+    EXPECT_TRUE(vs_chunk_store_verify(store, percent, NoteDamage, &damage, &result, nullptr));
     if (objects != nullptr) {
-        *objects = count;
+        *objects = result.objects;
     }
     return damage;
 }

@@ -73,13 +73,15 @@ TEST(ChunkStore, RefusesLengthsThatNoObjectHas)
     std::string content = "exactly so long";
     ASSERT_TRUE(Put(store.get(), codec.get(), content, &digest));
     char buffer[64];
-    size_t length = 0;
-    EXPECT_FALSE(vs_chunk_store_get(store.get(), codec.get(), VS_OBJECT_CHUNK, &digest, buffer,
-                                    content.size() + 1, nullptr));
-    EXPECT_FALSE(vs_chunk_store_get_upto(store.get(), codec.get(), VS_OBJECT_CHUNK, &digest, buffer,
-                                         content.size() - 1, &length, nullptr));
-    ASSERT_TRUE(vs_chunk_store_get_upto(store.get(), codec.get(), VS_OBJECT_CHUNK, &digest, buffer,
-                                        sizeof buffer, &length, nullptr));
+    VsChunkAccess access = {store.get(), codec.get(), 0};
+    EXPECT_FALSE(
+        vs_chunk_store_get(&access, VS_OBJECT_CHUNK, &digest, buffer, content.size() + 1, nullptr));
+    size_t length = content.size() - 1;
+    EXPECT_FALSE(
+        vs_chunk_store_get_upto(&access, VS_OBJECT_CHUNK, &digest, buffer, &length, nullptr));
+    length = sizeof buffer;
+    ASSERT_TRUE(
+        vs_chunk_store_get_upto(&access, VS_OBJECT_CHUNK, &digest, buffer, &length, nullptr));
     EXPECT_EQ(std::string(buffer, length), content);
 }
 

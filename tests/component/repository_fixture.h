@@ -170,17 +170,16 @@ class RepositoryTest : public testing::Test
     {
         g_autoptr(GError) error = nullptr;
         g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
-        VsTreeStore store = {vs_repository_chunks(in), codec, 0};
-        VsTreeIo io = vs_tree_store_io(&store);
+        VsChunkAccess access = {vs_repository_chunks(in), codec, 0};
+        VsTreeIo io = vs_chunk_access_tree_io(&access);
         g_autoptr(VsTreeBuilder) builder = vs_tree_builder_new(&io, nullptr, disk.size());
         for (size_t i = 0; i < disk.size(); i++) {
             if (disk[i] == 0)
                 continue;
             std::string chunk = ChunkOf(disk[i]);
             VsDigest digest;
-            uint64_t added;
-            if (!vs_chunk_store_put(store.chunks, codec, VS_OBJECT_CHUNK, chunk.data(),
-                                    chunk.size(), &digest, &added, &error) ||
+            if (!vs_chunk_store_put(&access, VS_OBJECT_CHUNK, chunk.data(), chunk.size(), &digest,
+                                    &error) ||
                 !vs_tree_builder_set(builder, i, &digest, &error))
                 return nullptr;
         }

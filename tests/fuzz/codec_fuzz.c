@@ -21,13 +21,14 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     // wherever the bytes decode at all.
     VsDigest digest = VS_DIGEST_ZERO;
     raw[raw_length] = 'z';
-    if (vs_codec_decode(codec, data[0], data + 3, size - 3, raw, raw_length, &digest, &error)) {
+    struct iovec from = {(void *)(data + 3), size - 3};
+    struct iovec to = {raw, raw_length};
+    if (vs_codec_decode(codec, data[0], from, to, &digest, &error)) {
         abort(); // nothing has that digest
     }
     vs_digest_compute(raw, raw_length, &digest);
     g_clear_error(&error);
-    bool decoded =
-        vs_codec_decode(codec, data[0], data + 3, size - 3, raw, raw_length, &digest, &error);
+    bool decoded = vs_codec_decode(codec, data[0], from, to, &digest, &error);
     VsDigest again;
     vs_digest_compute(raw, raw_length, &again);
     if (decoded != (error == NULL) || raw[raw_length] != 'z' ||
@@ -41,8 +42,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autofree uint8_t *copy = g_memdup2(stored, stored_length);
     g_autofree uint8_t *back = g_malloc(size);
     vs_digest_compute(data, size, &digest);
-    if (!vs_codec_decode(codec, coding, copy, stored_length, back, size, &digest, NULL) ||
-        memcmp(back, data, size) != 0) {
+    from = (struct iovec){copy, stored_length};
+    to = (struct iovec){back, size};
+    if (!vs_codec_decode(codec, coding, from, to, &digest, NULL) || memcmp(back, data, size) != 0) {
         abort();
     }
     return 0;

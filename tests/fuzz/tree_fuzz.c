@@ -52,7 +52,7 @@ walk(Input *input, uint64_t chunk_count)
     g_autoptr(GError) error = NULL;
     uint64_t next = 0;
 
-    bool done = vs_tree_walk(&io, &tree, 0, chunk_count, visit, &next, &error);
+    bool done = vs_tree_walk(&io, &tree, NULL, visit, &next, &error);
     if (done != (error == NULL) || next > chunk_count)
         abort();
 }

@@ -39,8 +39,9 @@ class Codec : public ::testing::Test
         vs_digest_compute(raw.data(), raw.size(), &digest);
         std::vector<char> out(raw.size() + 1, 'z');
         GError *error = nullptr;
-        if (!vs_codec_decode(codec_, coding, stored.data(), stored.size(), out.data(), raw.size(),
-                             &digest, &error)) {
+        iovec from = {const_cast<char *>(stored.data()), stored.size()};
+        iovec to = {out.data(), raw.size()};
+        if (!vs_codec_decode(codec_, coding, from, to, &digest, &error)) {
             EXPECT_TRUE(g_error_matches(error, VS_CODEC_ERROR, VS_CODEC_ERROR_CORRUPT));
             std::string message = error->message;
             g_error_free(error);
@@ -146,11 +147,10 @@ TEST_F(Codec, DecodesPlainInPlace)
     VsDigest digest;
     vs_digest_compute(noise.data(), noise.size(), &digest);
     GError *error = nullptr;
-    EXPECT_TRUE(vs_codec_decode(codec_, VS_CODING_PLAIN, noise.data(), noise.size(), &noise[0],
-                                noise.size(), &digest, &error));
+    iovec place = {&noise[0], noise.size()};
+    EXPECT_TRUE(vs_codec_decode(codec_, VS_CODING_PLAIN, place, place, &digest, &error));
     digest.bytes[0] ^= 1;
-    EXPECT_FALSE(vs_codec_decode(codec_, VS_CODING_PLAIN, noise.data(), noise.size(), &noise[0],
-                                 noise.size(), &digest, &error));
+    EXPECT_FALSE(vs_codec_decode(codec_, VS_CODING_PLAIN, place, place, &digest, &error));
     g_clear_error(&error);
 }
 

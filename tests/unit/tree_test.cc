@@ -112,13 +112,14 @@ Walk(Nodes &nodes, const VsTree &tree, uint64_t first, uint64_t count)
 {
     std::map<uint64_t, std::string> found;
     VsTreeIo io = nodes.io();
+    VsTreeRange range = {first, count};
     auto visit = [](uint64_t index, const VsDigest *digest, gpointer data, GError **) {
         auto map = static_cast<std::map<uint64_t, std::string> *>(data);
         EXPECT_TRUE(map->empty() || map->rbegin()->first < index);
         (*map)[index] = Key(*digest);
         return true;
     };
-    EXPECT_TRUE(vs_tree_walk(&io, &tree, first, count, visit, &found, nullptr));
+    EXPECT_TRUE(vs_tree_walk(&io, &tree, &range, visit, &found, nullptr));
     return found;
 }
 
@@ -514,7 +515,7 @@ TEST_F(MerkleTree, ChildrenBeyondTheEndAreRefused)
         VsTree cut = {tree.root, lie};
         g_autoptr(GError) error = nullptr;
         auto visit = [](uint64_t, const VsDigest *, gpointer, GError **) { return true; };
-        EXPECT_FALSE(vs_tree_walk(&io, &cut, 0, lie, visit, nullptr, &error));
+        EXPECT_FALSE(vs_tree_walk(&io, &cut, nullptr, visit, nullptr, &error));
         EXPECT_TRUE(g_error_matches(error, VS_TREE_ERROR, VS_TREE_ERROR_CORRUPT));
     }
 }
@@ -527,7 +528,7 @@ TEST_F(MerkleTree, ANodeThatContainsItselfCannotMakeTheWalkDeeper)
     VsTreeIo io = nodes.io();
     g_autoptr(GError) error = nullptr;
     auto visit = [](uint64_t, const VsDigest *, gpointer, GError **) { return true; };
-    EXPECT_FALSE(vs_tree_walk(&io, &high, 0, 5000, visit, nullptr, &error));
+    EXPECT_FALSE(vs_tree_walk(&io, &high, nullptr, visit, nullptr, &error));
     EXPECT_TRUE(g_error_matches(error, VS_TREE_ERROR, VS_TREE_ERROR_CORRUPT));
 }
 
@@ -568,7 +569,7 @@ TEST_F(MerkleTree, AVisitorCanStop)
         g_set_error_literal(err, g_quark_from_static_string("test"), 7, "enough");
         return false;
     };
-    EXPECT_FALSE(vs_tree_walk(&io, &tree, 0, 200, stop, &calls, &error));
+    EXPECT_FALSE(vs_tree_walk(&io, &tree, nullptr, stop, &calls, &error));
     EXPECT_EQ(calls, 3u);
     EXPECT_EQ(error->code, 7);
 }
