@@ -1,208 +1,41 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// The typed QMP commands against a real QEMU: no guest (-S), TCG, a qcow2 and a raw disk.
-#include <gtest/gtest.h>
-
+// The typed QMP commands on a real QEMU's block layer: nodes, bitmaps, exports, scratch files.
 #include <fcntl.h>
-#include <glib/gstdio.h>
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
-#include <string>
 #include <vector>
 
-#include "qmp/block.h"
 #include "qmp/export.h"
-#include "qmp/job.h"
 #include "qmp/schema.h"
+#include "tests/integration/qmp_block_fixture.h"
+#include "tests/support/gate.h"
 
 namespace
 {
 
-constexpr int64_t kMiB = 1 << 20;
-constexpr int64_t kDiskBytes = 64 * kMiB;
-constexpr unsigned kTimeoutMs = 10000;
-constexpr const char *kDeviceA = "/machine/peripheral/vdA/virtio-backend";
-
-// Starts a program that dies with this one. Gives its process id.
-pid_t
-Start(const std::vector<std::string> &arguments)
-{
-    std::vector<char *> pointers;
-    for (const std::string &argument : arguments)
-        pointers.push_back(const_cast<char *>(argument.c_str()));
-    pointers.push_back(nullptr);
-    pid_t parent = getpid();
-    pid_t pid = fork();
-    if (pid != 0)
-        return pid;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent)
-        _exit(126);
-    execvp(pointers[0], pointers.data());
-    _exit(127);
-}
-
 int
-RunProgram(const std::vector<std::string> &arguments)
+Listen(const std::string &path)
 {
-    int status = 0;
-    pid_t pid = Start(arguments);
-    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status)
-                                                                           : -1;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    g_strlcpy(address.sun_path, path.c_str(), sizeof address.sun_path);
+    EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(fd, 8), 0);
+    return fd;
 }
 
-class QmpBlock : public testing::Test
+class QmpBlock : public QmpBlockFixture
 {
-  protected:
-    void
-    SetUp() override
-    {
-        g_autofree char *made = g_dir_make_tmp("vs-qmp-XXXXXX", nullptr);
-        ASSERT_NE(made, nullptr);
-        directory_ = made;
-        ASSERT_EQ(RunProgram({"qemu-img", "create", "-q", "-f", "qcow2", Path("a.qcow2"),
-                              std::to_string(kDiskBytes)}),
-                  0);
-        ASSERT_EQ(RunProgram({"qemu-img", "create", "-q", "-f", "raw", Path("b.raw"),
-                              std::to_string(kDiskBytes)}),
-                  0);
-        qemu_ =
-            Start({"qemu-system-x86_64", "-S", "-nodefaults", "-accel", "tcg", "-display", "none",
-                   "-m", "64", "-qmp", "unix:" + Path("qmp") + ",server=on,wait=off", "-blockdev",
-                   "driver=qcow2,node-name=dA,file.driver=file,file.filename=" + Path("a.qcow2"),
-                   "-device", "virtio-blk-pci,drive=dA,id=vdA", "-drive",
-                   "if=virtio,id=driveB,format=raw,file=" + Path("b.raw")});
-        ASSERT_GT(qemu_, 0);
-        Connect();
-    }
-
-    void
-    TearDown() override
-    {
-        vs_qmp_client_free(client_);
-        g_clear_error(&error_);
-        if (qemu_ > 0) {
-            kill(qemu_, SIGKILL);
-            waitpid(qemu_, nullptr, 0);
-        }
-        if (!directory_.empty())
-            (void)RunProgram({"rm", "-rf", directory_});
-    }
-
-    // Retries while QEMU is not listening yet.
-    void
-    Connect()
-    {
-        gint64 deadline = g_get_monotonic_time() + kTimeoutMs * G_GINT64_CONSTANT(1000);
-        while (client_ == nullptr && g_get_monotonic_time() < deadline) {
-            g_clear_error(&error_);
-            client_ = vs_qmp_client_connect(Path("qmp").c_str(), kTimeoutMs, nullptr, &error_);
-            if (client_ == nullptr && waitpid(qemu_, nullptr, WNOHANG) != 0)
-                break;
-            if (client_ == nullptr)
-                g_usleep(5000);
-        }
-        ASSERT_NE(client_, nullptr) << error_->message;
-        g_clear_error(&error_);
-    }
-
-    std::string
-    Path(const std::string &name) const
-    {
-        return directory_ + "/" + name;
-    }
-
-    // The error's text, for the messages of failed expectations.
-    std::string
-    Why() const
-    {
-        return error_ != nullptr ? error_->message : "(no error)";
-    }
-
-    // Writes a pattern into a node as a guest would.
-    void
-    Write(const std::string &device, int64_t offset, int64_t length)
-    {
-        g_autofree char *line = g_strdup_printf("qemu-io -d %s \"write -P 0x5a %" G_GINT64_FORMAT
-                                                " %" G_GINT64_FORMAT "\"",
-                                                device.c_str(), offset, length);
-        json_object *arguments = vs_qmp_args("command-line", vs_qmp_str(line), NULL);
-        json_object *reply =
-            vs_qmp_client_call(client_, "human-monitor-command", arguments, nullptr, &error_);
-        ASSERT_NE(reply, nullptr) << Why();
-        EXPECT_STREQ(json_object_get_string(reply), "");
-        json_object_put(reply);
-    }
-
-    void
-    AddBitmap(const char *node, const char *name, bool persistent)
-    {
-        g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
-        const VsQmpBitmapAdd bitmap = {node, name, 65536, persistent, false};
-        vs_qmp_transaction_bitmap_add(transaction, &bitmap);
-        ASSERT_TRUE(vs_qmp_transaction_run(transaction, client_, nullptr, &error_)) << Why();
-    }
-
-    // Adds the node "fl": an empty qcow2 over dA, as the scratch of a backup.
-    void
-    AddFleece()
-    {
-        ASSERT_EQ(RunProgram({"qemu-img", "create", "-q", "-f", "qcow2", Path("fl"),
-                              std::to_string(kDiskBytes)}),
-                  0);
-        json_object *file =
-            vs_qmp_args("driver", vs_qmp_str("file"), "filename", vs_qmp_str(Path("fl").c_str()),
-                        "node-name", vs_qmp_str("fl-file"), NULL);
-        json_object *options =
-            vs_qmp_args("driver", vs_qmp_str("qcow2"), "node-name", vs_qmp_str("fl"), "file", file,
-                        "backing", vs_qmp_str("dA"), NULL);
-        ASSERT_TRUE(vs_qmp_node_add(client_, options, nullptr, &error_)) << Why();
-    }
-
-    void
-    StartBackup(const char *sync, const char *bitmap)
-    {
-        g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
-        const VsQmpBackup backup = {"job", "dA", "fl", sync, bitmap, "cbw"};
-        vs_qmp_transaction_backup(transaction, &backup);
-        ASSERT_TRUE(vs_qmp_transaction_run(transaction, client_, nullptr, &error_)) << Why();
-    }
-
-    unsigned
-    CountJobs()
-    {
-        g_autoptr(GPtrArray) jobs = vs_qmp_query_jobs(client_, nullptr, &error_);
-        EXPECT_NE(jobs, nullptr) << Why();
-        return jobs != nullptr ? jobs->len : 99;
-    }
-
-    int
-    Listen(const std::string &path)
-    {
-        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_un address = {};
-        address.sun_family = AF_UNIX;
-        g_strlcpy(address.sun_path, path.c_str(), sizeof address.sun_path);
-        EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr *>(&address), sizeof address), 0);
-        EXPECT_EQ(listen(fd, 8), 0);
-        return fd;
-    }
-
-    std::string directory_;
-    pid_t qemu_ = 0;
-    VsQmpClient *client_ = nullptr;
-    GError *error_ = nullptr;
 };
 
 TEST_F(QmpBlock, GreetingTellsVersionAndProcess)
 {
     EXPECT_GE(vs_qmp_client_qemu_version(client_), 7002000u);
-    EXPECT_EQ(vs_qmp_client_peer_pid(client_), qemu_);
+    EXPECT_EQ(vs_qmp_client_peer_pid(client_), qemu_->pid());
     EXPECT_TRUE(vs_qmp_client_is_open(client_));
 }
 
@@ -380,10 +213,8 @@ TEST_F(QmpBlock, FleeceIsExportedWithItsBitmapAndTornDown)
     ASSERT_NE(exports, nullptr) << Why();
     ASSERT_EQ(exports->len, 1u);
     EXPECT_STREQ(static_cast<const char *>(g_ptr_array_index(exports, 0)), "exp-A");
-    EXPECT_EQ(RunProgram({"sh", "-c",
-                          "nbdinfo --map=qemu:dirty-bitmap:frozen 'nbd+unix:///snap-A?socket=" +
-                              Path("nbd") + "' >/dev/null"}),
-              0);
+    support::must_run(
+        {"nbdinfo", "--map=qemu:dirty-bitmap:frozen", "nbd+unix:///snap-A?socket=" + Path("nbd")});
 
     EXPECT_FALSE(vs_qmp_nbd_server_stop(client_, nullptr, &error_)) << "an export is there";
     EXPECT_NE(strstr(error_->message, "exp-A"), nullptr) << Why();
@@ -402,94 +233,11 @@ TEST_F(QmpBlock, FleeceIsExportedWithItsBitmapAndTornDown)
     EXPECT_TRUE(vs_qmp_nbd_server_stop(client_, nullptr, &error_)) << Why();
 }
 
-TEST_F(QmpBlock, FullBackupJobFinishesAndIsDismissed)
-{
-    Write(kDeviceA, 0, kMiB);
-    AddFleece();
-    StartBackup("full", nullptr);
-    EXPECT_TRUE(vs_qmp_job_finish(client_, "job", kTimeoutMs, nullptr, &error_)) << Why();
-    EXPECT_EQ(CountJobs(), 0u);
-    EXPECT_TRUE(vs_qmp_node_delete(client_, "fl", nullptr, &error_)) << Why();
-}
-
-TEST_F(QmpBlock, BitmapBackupCopiesWhatTheBitmapSays)
-{
-    AddBitmap("dA", "b", false);
-    Write(kDeviceA, kMiB, 65536);
-    AddFleece();
-    StartBackup("bitmap", "b");
-    g_autoptr(GPtrArray) jobs = vs_qmp_query_jobs(client_, nullptr, &error_);
-    ASSERT_NE(jobs, nullptr) << Why();
-    ASSERT_EQ(jobs->len, 1u);
-    auto *job = static_cast<const VsQmpJob *>(g_ptr_array_index(jobs, 0));
-    EXPECT_STREQ(job->id, "job");
-    EXPECT_STREQ(job->type, "backup");
-    EXPECT_EQ(job->total_progress, 65536u);
-    EXPECT_TRUE(vs_qmp_job_finish(client_, "job", 0, nullptr, &error_)) << Why();
-}
-
-TEST_F(QmpBlock, JobThatRunsForEverMissesItsDeadlineAndIsCancelled)
-{
-    AddFleece();
-    StartBackup("none", nullptr);
-    EXPECT_FALSE(vs_qmp_job_finish(client_, "job", 100, nullptr, &error_));
-    EXPECT_TRUE(g_error_matches(error_, VS_QMP_ERROR, VS_QMP_ERROR_TIMEOUT)) << Why();
-    g_clear_error(&error_);
-    EXPECT_EQ(CountJobs(), 1u);
-    EXPECT_TRUE(vs_qmp_job_cancel(client_, "job", kTimeoutMs, nullptr, &error_)) << Why();
-    EXPECT_EQ(CountJobs(), 0u);
-    EXPECT_TRUE(vs_qmp_job_cancel(client_, "job", kTimeoutMs, nullptr, &error_)) << Why();
-    EXPECT_FALSE(vs_qmp_job_finish(client_, "job", kTimeoutMs, nullptr, &error_)) << "gone";
-    EXPECT_TRUE(g_error_matches(error_, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND)) << Why();
-}
-
-TEST_F(QmpBlock, PausedAndConcludedJobsAreCancelledToo)
-{
-    AddFleece();
-    StartBackup("none", nullptr);
-    ASSERT_TRUE(vs_qmp_client_do(client_, "job-pause", vs_qmp_args("id", vs_qmp_str("job"), NULL),
-                                 nullptr, &error_))
-        << Why();
-    EXPECT_TRUE(vs_qmp_job_cancel(client_, "job", kTimeoutMs, nullptr, &error_)) << Why();
-    EXPECT_EQ(CountJobs(), 0u);
-
-    StartBackup("none", nullptr);
-    ASSERT_TRUE(vs_qmp_client_do(client_, "job-cancel", vs_qmp_args("id", vs_qmp_str("job"), NULL),
-                                 nullptr, &error_))
-        << Why();
-    EXPECT_TRUE(vs_qmp_job_cancel(client_, "job", kTimeoutMs, nullptr, &error_)) << Why();
-    EXPECT_EQ(CountJobs(), 0u);
-}
-
-TEST_F(QmpBlock, JobThatDismissesItselfIsCancelledToo)
-{
-    AddFleece();
-    json_object *arguments = vs_qmp_args("job-id", vs_qmp_str("job"), "device", vs_qmp_str("dA"),
-                                         "target", vs_qmp_str("fl"), "sync", vs_qmp_str("none"),
-                                         "auto-dismiss", vs_qmp_bool(true), NULL);
-    ASSERT_TRUE(vs_qmp_client_do(client_, "blockdev-backup", arguments, nullptr, &error_)) << Why();
-    EXPECT_TRUE(vs_qmp_job_cancel(client_, "job", kTimeoutMs, nullptr, &error_)) << Why();
-    EXPECT_EQ(CountJobs(), 0u);
-}
-
-TEST_F(QmpBlock, JobThatFailsReportsItsErrorAndIsDismissed)
-{
-    // A size that is not a multiple of a sector makes the job fail, not the command that starts it.
-    ASSERT_TRUE(g_file_set_contents(Path("t").c_str(), "", 0, nullptr));
-    json_object *options = vs_qmp_args("driver", vs_qmp_str("file"), "node-name", vs_qmp_str("t"),
-                                       "filename", vs_qmp_str(Path("t").c_str()), NULL);
-    ASSERT_TRUE(vs_qmp_node_add(client_, options, nullptr, &error_)) << Why();
-    EXPECT_FALSE(vs_qmp_create_qcow2(client_, "create", "t", kMiB + 1, nullptr, &error_));
-    EXPECT_TRUE(g_error_matches(error_, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND)) << Why();
-    EXPECT_NE(strstr(error_->message, "512"), nullptr) << Why();
-    EXPECT_EQ(CountJobs(), 0u);
-}
-
 TEST_F(QmpBlock, ScratchIsMadeOnADescriptorWhoseNameIsGone)
 {
     int fd = open(Path("scratch").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     ASSERT_GE(fd, 0);
-    g_unlink(Path("scratch").c_str());
+    unlink(Path("scratch").c_str());
     int64_t id = -1;
     ASSERT_TRUE(vs_qmp_fdset_add(client_, fd, "virtsnap:a", &id, nullptr, &error_)) << Why();
     close(fd);
@@ -568,38 +316,6 @@ TEST_F(QmpBlock, SchemaKnowsWhatThisQemuCanDo)
                                            "actions.[block-dirty-bitmap-merge].data.bitmaps"));
 }
 
-TEST_F(QmpBlock, QemuThatDiesFailsTheWaitingJobAtOnce)
-{
-    AddFleece();
-    StartBackup("none", nullptr);
-    GSource *timer = g_timeout_source_new(50);
-    g_source_set_callback(
-        timer,
-        [](gpointer user_data) -> gboolean {
-            kill(*static_cast<pid_t *>(user_data), SIGKILL);
-            return G_SOURCE_REMOVE;
-        },
-        &qemu_, nullptr);
-    g_source_attach(timer, nullptr);
-    g_source_unref(timer);
-    EXPECT_FALSE(vs_qmp_job_finish(client_, "job", kTimeoutMs, nullptr, &error_));
-    EXPECT_TRUE(g_error_matches(error_, VS_QMP_ERROR, VS_QMP_ERROR_CLOSED)) << Why();
-    EXPECT_FALSE(vs_qmp_client_is_open(client_));
-}
-
 } // namespace
 
-int
-main(int argc, char **argv)
-{
-    testing::InitGoogleTest(&argc, argv);
-    g_autofree char *qemu = g_find_program_in_path("qemu-system-x86_64");
-    g_autofree char *image_tool = g_find_program_in_path("qemu-img");
-    const char *required = g_getenv("VIRTSNAP_TEST_REQUIRE");
-    if ((qemu == nullptr || image_tool == nullptr) &&
-        (required == nullptr || strstr(required, "qemu") == nullptr)) {
-        g_printerr("skipped: no qemu-system-x86_64 and qemu-img here\n");
-        return 77;
-    }
-    return RUN_ALL_TESTS();
-}
+VS_TEST_MAIN("qemu", "nbd");
