@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Installs what is missing, builds, runs the suites, then the memory-safe ones again with ASan and
-# UBSan. The last line is `N passed, N failed, N skipped`; exit 1 if anything failed.
+# UBSan, and what has threads (the data plane) with TSan. The last line is `N passed, N failed, N skipped`; exit 1 if anything failed.
 #   tests/run.sh               every suite but bench, which tests/bench/run.sh runs
 #   tests/run.sh unit lint     only these, plain and, where they have one, sanitized
-# Build directories: $VIRTSNAP_BUILD (default build/) and the same with -asan.
+# Build directories: $VIRTSNAP_BUILD (default build/) and the same with -asan and -tsan.
 set -uo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,6 +14,8 @@ trap 'rm -f "$results"' EXIT
 
 all_suites=(lint unit component integration system fault fuzz)
 sanitized_suites=(unit component integration fuzz)
+# What has threads. GLib isn't built for TSan, so only programs that leave its threads alone are fit for it.
+threaded_tests=(chunk_store pull)
 
 # What can't run on the machine that is to run everything is a failure, not a skip.
 export VIRTSNAP_TEST_REQUIRE=${VIRTSNAP_TEST_REQUIRE-qemu,nbd,guest}
@@ -54,6 +56,23 @@ run_suites() { # BUILD LABEL-SUFFIX SUITE...
     done
 }
 
+run_threaded() { # BUILD
+    if compile_threaded "$1"; then
+        rm -f "$1"/*.xml "$1/meson-logs/tsan.json"
+        meson test -C "$1" --no-rebuild --logbase tsan --print-errorlogs "${threaded_tests[@]}"
+        python3 "$top/tests/support/count-results.py" "$1" tsan tsan >>"$results"
+    else
+        echo "build/tsan 0 1 0" >>"$results"
+    fi
+}
+
+compile_threaded() { # BUILD
+    if [ ! -e "$1/build.ninja" ]; then
+        meson setup --werror -Db_sanitize=thread -Db_lundef=false "$1" "$top" || return 1
+    fi
+    ninja -C "$1" tests/component/component-chunk_store tests/integration/integration-pull
+}
+
 main() {
     local suites=("$@") sanitized=() suite
     [ ${#suites[@]} -gt 0 ] || suites=("${all_suites[@]}")
@@ -79,6 +98,7 @@ main() {
             else
                 echo "build/asan 0 1 0" >>"$results"
             fi
+            run_threaded "$build-tsan"
         fi
     fi
 

@@ -80,9 +80,9 @@ GPtrArray *vs_catalogue_list(VsCatalogue *catalogue, const VsSnapshotFilter *fil
 VsSnapshot *vs_catalogue_get(VsCatalogue *catalogue, const char *id,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// The id of the disk's newest accomplished snapshot, deleted (hidden base) or not; NULL without
-// error: none.
-char *vs_catalogue_newest(VsCatalogue *catalogue, const char *disk_id,
+// The id of the disk's newest accomplished snapshot, deleted (hidden base) or not, and its
+// number in the disk's chain in *generation (may be NULL); NULL without error: none.
+char *vs_catalogue_newest(VsCatalogue *catalogue, const char *disk_id, uint64_t *generation,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // Number of snapshots of a kind ("manual", "auto") of a disk, progressing ones included, failed
 // ones not.

@@ -99,16 +99,19 @@ vs_catalogue_get(VsCatalogue *catalogue, const char *id, GError **error)
 }
 
 char *
-vs_catalogue_newest(VsCatalogue *catalogue, const char *disk_id, GError **error)
+vs_catalogue_newest(VsCatalogue *catalogue, const char *disk_id, uint64_t *generation,
+                    GError **error)
 {
     g_autoptr(sqlite3_stmt) query =
         vs_sql_query(catalogue->db, error,
-                     "SELECT id FROM snapshot WHERE disk_id=? AND status=?"
+                     "SELECT id, generation FROM snapshot WHERE disk_id=? AND status=?"
                      " ORDER BY generation DESC, created_at DESC LIMIT 1",
                      "si", disk_id, (int64_t)VS_STATUS_ACCOMPLISHED);
     bool row;
     if (query == NULL || !vs_sql_next(query, &row, error) || !row)
         return NULL;
+    if (generation != NULL)
+        *generation = (uint64_t)sqlite3_column_int64(query, 1);
     return vs_sql_text(query, 0);
 }
 

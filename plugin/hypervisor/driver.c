@@ -9,6 +9,12 @@ vs_bitmap_name(const char *repository_id, const char *snapshot_id)
     return g_strdup_printf("virtsnap.%s.%s", repository_id, snapshot_id);
 }
 
+char *
+vs_bitmap_end_name(const char *bitmap)
+{
+    return g_strconcat(bitmap, ".end", NULL);
+}
+
 bool
 vs_bitmap_is_of(const char *name, const char *repository_id)
 {

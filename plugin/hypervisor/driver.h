@@ -23,8 +23,11 @@ typedef struct {
     const VsDisk *disk;      // borrowed
     const char *snapshot_id; // s-…; QEMU objects are named after it
     const char *bitmap;      // the bitmap to start at the point in time
-    const char *old_bitmap;  // records the changes since the base; NULL: all of the disk is wanted
-    bool staged;             // QEMU copies into a staging file; no NBD server in the VM's QEMU
+    const char
+        *kept_bitmap; // the newest snapshot's, to be there still if this one fails; NULL: none
+    const char *old_bitmap; // the same if it is sound: records the changes since the base; NULL:
+                            // all of the disk is wanted
+    bool staged;            // QEMU copies into a staging file; no NBD server in the VM's QEMU
     uint64_t
         dirty_bytes; // out: what old_bitmap held at the point in time; without one the virtual size
 } VsPointDisk;
@@ -107,6 +110,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDriver, vs_driver_free)
 
 // Names of our bitmaps: virtsnap.<repository>.<snapshot>.
 char *vs_bitmap_name(const char *repository_id, const char *snapshot_id);
+// Each has a companion, <name>.end: disabled, with only the disk's last bit set. QEMU cuts bitmaps
+// when a disk shrinks and adds clean bits when it grows again; that the bit is gone is then the
+// only trace of it.
+char *vs_bitmap_end_name(const char *bitmap);
 bool vs_bitmap_is_of(const char *name, const char *repository_id);
 
 // What this host is called in keys that ids are derived from (the machine id).

@@ -19,6 +19,7 @@ typedef struct {
     uint64_t virtual_size_bytes;
     bool persistent_bitmaps; // the image can store them
     bool iothread;
+    bool is_shared;     // written by others too: bitmaps don't see all
     GPtrArray *bitmaps; // VsQmpBitmap *: what is recorded on the node
     char *unavailable;  // why it can't be snapshotted now (another job has it), NULL: it can
 } VsDisk;

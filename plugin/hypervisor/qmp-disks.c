@@ -163,15 +163,30 @@ make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrAr
     disk->format = g_strdup(node->driver);
     disk->source = vs_qmp_image_name(node->filename ? node->filename : "", cwd);
     disk->virtual_size_bytes = node->virtual_size_bytes;
-    disk->persistent_bitmaps =
-        g_str_equal(node->driver, "qcow2") && g_strcmp0(node->compat, "0.10") != 0;
+    disk->persistent_bitmaps = g_str_equal(node->driver, "qcow2") &&
+                               g_strcmp0(node->compat, "0.10") != 0 && node->virtual_size_bytes > 0;
     disk->iothread = facts->iothread;
+    disk->is_shared = facts->is_shared;
     fill_chain(disk, node, nodes, cwd);
     for (unsigned i = 0; i < node->bitmaps->len; i++)
         g_ptr_array_add(disk->bitmaps, copy_bitmap(g_ptr_array_index(node->bitmaps, i)));
     if (g_str_equal(node->driver, "copy-before-write"))
         disk->unavailable = g_strdup("a backup job of someone else is active on it");
     return disk;
+}
+
+// One image as two disks: each one's bitmap misses what the other writes.
+static void
+find_shared(GPtrArray *disks)
+{
+    for (unsigned i = 0; i < disks->len; i++) {
+        VsDisk *a = g_ptr_array_index(disks, i);
+        for (unsigned j = 0; j < i; j++) {
+            VsDisk *b = g_ptr_array_index(disks, j);
+            if (g_str_equal(a->source, b->source))
+                a->is_shared = b->is_shared = true;
+        }
+    }
 }
 
 GPtrArray *
@@ -189,5 +204,6 @@ vs_qmp_find_disks(const GPtrArray *devices, const VsQmpDeviceFacts *facts, const
         name_disk(disk, device, disks->len);
         g_ptr_array_add(disks, disk);
     }
+    find_shared(disks);
     return disks;
 }

@@ -13,8 +13,9 @@ G_BEGIN_DECLS
 
 // What QOM says of a device, by its index in the devices.
 typedef struct {
-    char *type;    // "virtio-blk-pci", NULL: not known
-    bool iothread; // served by an iothread, or not known not to be
+    char *type;     // "virtio-blk-pci", NULL: not known
+    bool is_shared; // the device's share-rw
+    bool iothread;  // served by an iothread, or not known not to be
 } VsQmpDeviceFacts;
 
 // QOM path of a device: "/machine/peripheral/vdA", from either form of query-block's qdev.

@@ -3,11 +3,16 @@
 //
 // Objects in QEMU, for the snapshot s-XXXX (node names are limited to 31 characters):
 //
-//   fdset     label "virtsnap <repository> s-XXXX"   first made, last removed: finds all the others
-//   after a crash vs-file-XXXX, vs-fleece-XXXX                     scratch file's protocol node,
-//   and the qcow2 on it vs-filter-XXXX, vs-job-XXXX                      copy-before-write filter
-//   and its backup job vs-export-XXXX                                   export of the fleece, NBD
-//   name s-XXXX virtsnap.<repository>.s-XXXX[.frozen]            bitmaps on the disk's node
+//   fdset            labelled "virtsnap <repository> <instance> s-XXXX": made first, removed last,
+//                    finds all the others after a crash
+//   vs-file-XXXX     the scratch file's protocol node
+//   vs-fleece-XXXX   the qcow2 on it
+//   vs-mark-XXXX     where the ".end" bitmap is made, gone after the point in time
+//   vs-filter-XXXX, vs-job-XXXX   the copy-before-write filter and its backup job
+//   vs-export-XXXX   the export of the fleece, by the NBD name s-XXXX
+//   virtsnap.<repository>.s-XXXX[.end|.frozen]   bitmaps on the disk's node
+//
+// and an fdset labelled "virtsnap <repository> <instance> server" while the NBD server is ours.
 #pragma once
 
 #include "plugin/hypervisor/driver.h"
@@ -19,16 +24,19 @@
 G_BEGIN_DECLS
 
 #define VS_FDSET_LABEL "virtsnap"
+// In the place of the snapshot, in the mark that the NBD server is ours.
+#define VS_FDSET_SERVER "server"
 // How long tear-down waits for QEMU to let something go.
 #define VS_QMP_SETTLE_TIMEOUT_MS 20000u
 
 // Names of a snapshot's objects.
 typedef struct {
     char *label;
+    char *mark_node;
     char *file_node;
     char *fleece_node;
     char *filter_node;
-    char *create_job;
+
     char *job;
     char *export_id;
 } VsQmpNames;
@@ -43,6 +51,7 @@ typedef struct {
     VsScratch *scratch;
     int64_t fdset;
     bool has_fdset;
+    bool has_mark;
     bool has_file;
     bool has_fleece;
     bool has_job;
@@ -66,7 +75,8 @@ typedef struct {
 
     VsQmpCapture *captures; // of the point in time, NULL: none
     unsigned capture_count;
-    bool has_server;
+    bool has_server; // running, and marked as ours by server_fdset
+    int64_t server_fdset;
     char *server_folder; // holds the listening socket, NULL once all are connected
     char *server_path;
     GError *lost;
@@ -88,8 +98,19 @@ bool vs_qmp_driver_settle(VsDriver *driver, bool keep, GError **error);
 bool vs_qmp_driver_is_lost(VsDriver *driver, GError **error);
 void vs_qmp_driver_on_event(const char *name, struct json_object *data, gpointer user_data);
 
+// Makes the node with the bitmap VS_MARK_BITMAP of which only the last bit is set, and takes it
+// away again.
+#define VS_MARK_BITMAP "end"
+#define VS_MARK_GRANULARITY 65536
+bool vs_qmp_mark_make(VsQmpClient *client, VsQmpCapture *capture, GCancellable *cancellable,
+                      GError **error);
+bool vs_qmp_mark_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error);
+
 // Removes the scratch's objects of a capture from QEMU, export and job first.
 bool vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error);
 void vs_qmp_driver_forget_server(VsQmpDriver *driver);
+// Stops the NBD server, if it is ours, and takes its mark away.
+bool vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error);
+bool vs_qmp_driver_resume(VsQmpDriver *driver, GError **error);
 
 G_END_DECLS

@@ -39,6 +39,17 @@ get_string(VsQmpClient *client, const char *path, const char *property)
     return vs_qmp_qom_get_string(client, path, property, NULL, NULL);
 }
 
+static bool
+get_flag(VsQmpClient *client, const char *path, const char *property)
+{
+    struct json_object *value = vs_qmp_client_call(
+        client, "qom-get",
+        vs_qmp_args("path", vs_qmp_str(path), "property", vs_qmp_str(property), NULL), NULL, NULL);
+    bool flag = json_object_is_type(value, json_type_boolean) && json_object_get_boolean(value);
+    json_object_put(value);
+    return flag;
+}
+
 // Whether the device, or the controller whose bus it is on, is given to an iothread. What can't be
 // found out counts as "yes": staged capture is right for both.
 static bool
@@ -85,6 +96,7 @@ find_facts(VsQmpClient *client, const GPtrArray *devices, VsQmpDeviceFacts *fact
         g_autofree char *path = vs_qmp_device_path(device->qdev);
         facts[i].type = get_string(client, path, "type");
         facts[i].iothread = iothreads && is_on_iothread(client, path);
+        facts[i].is_shared = get_flag(client, path, "share-rw");
     }
     return vs_qmp_client_is_open(client) ||
            vs_qmp_client_do(client, "query-status", NULL, cancellable, error);

@@ -109,10 +109,6 @@ add_nodes(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
     if (!vs_qmp_node_add(client, file, cancellable, error))
         return false;
     capture->has_file = true;
-    if (!vs_qmp_create_qcow2(client, names->create_job, names->file_node,
-                             capture->disk->disk->virtual_size_bytes, cancellable, error) ||
-        !vs_scratch_grow(capture->scratch, error))
-        return false;
     const char *backing = capture->disk->staged ? NULL : capture->disk->disk->node;
     struct json_object *fleece =
         vs_qmp_args("driver", vs_qmp_str("qcow2"), "node-name", vs_qmp_str(names->fleece_node),
@@ -121,7 +117,8 @@ add_nodes(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
         return false;
     capture->has_fleece = true;
     return vs_qmp_set_write_threshold(client, names->file_node,
-                                      vs_scratch_threshold(capture->scratch), cancellable, error);
+                                      vs_scratch_threshold(capture->scratch), cancellable, error) &&
+           vs_qmp_mark_make(client, capture, cancellable, error);
 }
 
 static bool
@@ -139,7 +136,9 @@ prepare(VsQmpDriver *driver, VsQmpCapture *capture, VsPointDisk *disk,
             capture->granularity_bytes = bitmap->granularity_bytes;
     }
     capture->scratch = vs_scratch_new(scratch->folder, scratch->most_bytes, error);
-    return capture->scratch != NULL;
+    return capture->scratch &&
+           vs_scratch_format(capture->scratch, disk->disk->virtual_size_bytes, error) &&
+           vs_scratch_grow(capture->scratch, error);
 }
 
 // The point in time -----------------------------------------------------------------------------
@@ -155,6 +154,17 @@ add_bitmap_actions(VsQmpTransaction *transaction, const VsQmpCapture *capture)
                                   &(VsQmpBitmapAdd){.node = node,
                                                     .name = disk->bitmap,
                                                     .persistent = disk->disk->persistent_bitmaps});
+    if (capture->has_mark) {
+        g_autofree char *end = vs_bitmap_end_name(disk->bitmap);
+        vs_qmp_transaction_bitmap_add(
+            transaction, &(VsQmpBitmapAdd){.node = node,
+                                           .name = end,
+                                           .granularity_bytes = VS_MARK_GRANULARITY,
+                                           .persistent = disk->disk->persistent_bitmaps,
+                                           .disabled = true});
+        vs_qmp_transaction_bitmap_merge(transaction, node, end, capture->names.mark_node,
+                                        VS_MARK_BITMAP);
+    }
     if (!capture->frozen)
         return;
     vs_qmp_transaction_bitmap_add(transaction,
@@ -180,6 +190,21 @@ add_backup_action(VsQmpTransaction *transaction, const VsQmpCapture *capture)
                                              .filter_node = capture->names.filter_node});
 }
 
+// Unless QEMU says that it failed, it may have taken place, or may yet: then all of it counts as
+// there.
+static bool
+run_transaction(VsQmpDriver *driver, VsQmpTransaction *transaction, GError **error)
+{
+    GError *failure = NULL;
+    bool ok = vs_qmp_transaction_run(transaction, driver->client, NULL, &failure);
+    if (!g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND))
+        for (unsigned i = 0; i < driver->capture_count; i++)
+            driver->captures[i].has_job = driver->captures[i].has_bitmap = true;
+    if (failure)
+        g_propagate_error(error, failure);
+    return ok;
+}
+
 static bool
 start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error)
 {
@@ -190,12 +215,8 @@ start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **e
         add_backup_action(transaction, &driver->captures[i]);
     point->at_us = g_get_real_time();
     // Not cancellable: whether it took place must be known.
-    if (g_cancellable_set_error_if_cancelled(cancellable, error) ||
-        !vs_qmp_transaction_run(transaction, driver->client, NULL, error))
-        return false;
-    for (unsigned i = 0; i < driver->capture_count; i++)
-        driver->captures[i].has_job = driver->captures[i].has_bitmap = true;
-    return true;
+    return !g_cancellable_set_error_if_cancelled(cancellable, error) &&
+           run_transaction(driver, transaction, error);
 }
 
 static bool
@@ -237,10 +258,13 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
         ok = prepare(driver, &driver->captures[i], &point->disks[i], &point->scratch, error) &&
              add_nodes(driver, &driver->captures[i], cancellable, error);
     ok = ok && start(driver, point, cancellable, error) && count_dirty(driver, cancellable, error);
+    for (unsigned i = 0; i < count && ok; i++)
+        ok = vs_qmp_mark_remove(driver->client, &driver->captures[i], error);
     if (!ok) {
         g_autoptr(GError) undo = NULL;
-        if (!vs_qmp_driver_settle(base, false, &undo))
-            g_debug("undoing a point in time: %s", undo->message);
+        if (!vs_qmp_driver_settle(base, false, &undo) && error && *error)
+            g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
+                           undo->message);
     }
     return ok;
 }
@@ -255,21 +279,9 @@ settle_bitmaps(VsQmpDriver *driver, VsQmpCapture *capture, bool keep, GError **e
     if (!capture->has_bitmap)
         return true;
     const VsPointDisk *disk = capture->disk;
-    if (capture->frozen &&
-        !vs_qmp_bitmap_remove(driver->client, disk->disk->node, capture->frozen, NULL, error))
-        return false;
-    if (keep)
-        return vs_qmp_driver_drop_bitmaps(&driver->base, disk->disk, disk->bitmap, error);
-    return vs_qmp_bitmap_remove(driver->client, disk->disk->node, disk->bitmap, NULL, error);
-}
-
-// A guest that a full scratch has stopped goes on, now that the job that needed it is gone: QEMU
-// retries the write.
-static bool
-resume_guest(VsQmpDriver *driver, const VsQmpCapture *capture, GError **error)
-{
-    return !capture->was_paused || capture->has_job ||
-           vs_qmp_client_do(driver->client, "cont", NULL, NULL, error);
+    // The one to keep is the newest snapshot's: on failure the one before, sound or not, as it was.
+    const char *kept = keep ? disk->bitmap : disk->kept_bitmap;
+    return vs_qmp_driver_drop_bitmaps(&driver->base, disk->disk, kept, error);
 }
 
 static void
@@ -292,10 +304,11 @@ vs_qmp_driver_settle(VsDriver *base, bool keep, GError **error)
         if (captures[i].names.label)
             vs_qmp_capture_remove(driver->client, &captures[i], &failure);
         keep_first(&first, &failure);
-        resume_guest(driver, &captures[i], &failure);
-        keep_first(&first, &failure);
+        if (captures[i].was_paused && !captures[i].has_job &&
+            !vs_qmp_driver_resume(driver, &failure))
+            keep_first(&first, &failure);
     }
-    if (driver->has_server && is_open && !vs_qmp_nbd_server_stop(driver->client, NULL, &failure))
+    if (is_open && !vs_qmp_driver_stop_server(driver, &failure))
         keep_first(&first, &failure);
     for (unsigned i = 0; i < count && is_open; i++) {
         settle_bitmaps(driver, &captures[i], keep, &failure);

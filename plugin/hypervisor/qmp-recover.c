@@ -11,10 +11,11 @@ vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id)
 {
     const char *id = snapshot_id + strlen("s-");
     names->label = g_strdup_printf("%s %s", owner, snapshot_id);
+    names->mark_node = g_strconcat("vs-mark-", id, NULL);
     names->file_node = g_strconcat("vs-file-", id, NULL);
     names->fleece_node = g_strconcat("vs-fleece-", id, NULL);
     names->filter_node = g_strconcat("vs-filter-", id, NULL);
-    names->create_job = g_strconcat("vs-create-", id, NULL);
+
     names->job = g_strconcat("vs-job-", id, NULL);
     names->export_id = g_strconcat("vs-export-", id, NULL);
 }
@@ -23,10 +24,11 @@ void
 vs_qmp_names_clear(VsQmpNames *names)
 {
     g_free(names->label);
+    g_free(names->mark_node);
     g_free(names->file_node);
     g_free(names->fleece_node);
     g_free(names->filter_node);
-    g_free(names->create_job);
+
     g_free(names->job);
     g_free(names->export_id);
     memset(names, 0, sizeof *names);
@@ -92,6 +94,8 @@ vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error
         note_failure(&first, remove_job(client, capture));
     if (capture->has_fleece)
         note_failure(&first, remove_node(client, capture->names.fleece_node, &capture->has_fleece));
+    if (capture->has_mark)
+        note_failure(&first, remove_node(client, capture->names.mark_node, &capture->has_mark));
     if (capture->has_file)
         note_failure(&first, remove_node(client, capture->names.file_node, &capture->has_file));
     if (capture->has_fdset)
@@ -135,23 +139,35 @@ look_for(VsQmpClient *client, VsQmpCapture *capture, GError **error)
     capture->has_job = has_job(jobs, capture->names.job);
     capture->has_fleece = vs_qmp_find_node(nodes, capture->names.fleece_node) != NULL;
     capture->has_file = vs_qmp_find_node(nodes, capture->names.file_node) != NULL;
+    capture->has_mark = vs_qmp_find_node(nodes, capture->names.mark_node) != NULL;
     return true;
 }
 
-// *found is set if there was more than the descriptor set, which a paused QEMU keeps till it runs
-// again.
+// A guest that a full scratch has stopped goes on, now that the job that needed it is gone: QEMU
+// retries the write.
+bool
+vs_qmp_driver_resume(VsQmpDriver *driver, GError **error)
+{
+    struct json_object *reply =
+        vs_qmp_client_call(driver->client, "query-status", NULL, NULL, error);
+    if (!reply)
+        return false;
+    struct json_object *status;
+    bool is_stopped = json_object_object_get_ex(reply, "status", &status) &&
+                      g_strcmp0(json_object_get_string(status), "io-error") == 0;
+    json_object_put(reply);
+    return !is_stopped || vs_qmp_client_do(driver->client, "cont", NULL, NULL, error);
+}
+
 static bool
-remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset, bool *found,
-                GError **error)
+remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset, GError **error)
 {
     VsQmpCapture capture = {.fdset = fdset, .has_fdset = true};
     vs_qmp_names_init(&capture.names, driver->owner, snapshot_id);
     bool ok = look_for(driver->client, &capture, error);
-    *found |= capture.has_export || capture.has_job || capture.has_fleece || capture.has_file;
-    ok = ok &&
-         vs_qmp_job_cancel(driver->client, capture.names.create_job, VS_QMP_SETTLE_TIMEOUT_MS, NULL,
-                           error) &&
-         vs_qmp_capture_remove(driver->client, &capture, error);
+    bool had_job = capture.has_job;
+    ok = ok && vs_qmp_capture_remove(driver->client, &capture, error) &&
+         (!had_job || vs_qmp_driver_resume(driver, error));
     vs_qmp_names_clear(&capture.names);
     return ok;
 }
@@ -181,20 +197,25 @@ parse_label(const VsQmpDriver *driver, const VsQmpFdset *set, Label *label)
         return false;
     label->instance_id = label->words[2];
     label->snapshot_id = label->words[3];
-    return vs_id_is_valid(label->instance_id, "i-") && vs_id_is_valid(label->snapshot_id, "s-");
+    return vs_id_is_valid(label->instance_id, "i-") &&
+           (vs_id_is_valid(label->snapshot_id, "s-") ||
+            g_str_equal(label->snapshot_id, VS_FDSET_SERVER));
 }
 
 // A set of ours is left over unless its maker is at work, which it can be only by another socket of
 // the same QEMU: by this one we hold the lock.
 static bool
-recover_set(VsQmpDriver *driver, const VsQmpFdset *set, const VsOwnerCheck *check, bool *found,
-            GError **error)
+recover_set(VsQmpDriver *driver, const VsQmpFdset *set, const VsOwnerCheck *check, GError **error)
 {
     g_auto(Label) label = {0};
     if (!parse_label(driver, set, &label))
         return true;
-    bool is_other = !g_str_has_suffix(driver->owner, label.instance_id);
-    if (is_other && check->is_busy(label.instance_id, check->user_data)) {
+    bool is_server = g_str_equal(label.snapshot_id, VS_FDSET_SERVER);
+    bool is_busy = !g_str_has_suffix(driver->owner, label.instance_id) &&
+                   check->is_busy(label.instance_id, check->user_data);
+    if (is_busy && is_server)
+        return true; // the sets of its snapshots say more
+    if (is_busy) {
         g_set_error(
             error, VS_ERROR, VS_ERROR_BUSY,
             "the machine of '%s' is being snapshotted through another of its monitors (%s); "
@@ -202,7 +223,13 @@ recover_set(VsQmpDriver *driver, const VsQmpFdset *set, const VsOwnerCheck *chec
             driver->socket_path, label.snapshot_id);
         return false;
     }
-    return remove_leftover(driver, label.snapshot_id, set->id, found, error);
+    // The server's mark is found, but comes last: its exports have to go first.
+    if (is_server) {
+        driver->server_fdset = set->id;
+        driver->has_server = true;
+        return true;
+    }
+    return remove_leftover(driver, label.snapshot_id, set->id, error);
 }
 
 bool
@@ -213,14 +240,12 @@ vs_qmp_driver_recover(VsDriver *base, const VsOwnerCheck *check, GCancellable *c
     g_autoptr(GPtrArray) sets = vs_qmp_query_fdsets(driver->client, cancellable, error);
     if (!sets)
         return false;
-    bool found = false;
     for (unsigned i = 0; i < sets->len; i++)
-        if (!recover_set(driver, g_ptr_array_index(sets, i), check, &found, error))
+        if (!recover_set(driver, g_ptr_array_index(sets, i), check, error))
             return false;
-    // An NBD server without exports beside our leftovers was ours. If it never ran or somebody has
-    // exports, this fails and changes nothing.
+    // Marked, but perhaps not yet started, or stopped already.
     g_autoptr(GError) no_server = NULL;
-    if (found && !vs_qmp_nbd_server_stop(driver->client, cancellable, &no_server))
+    if (!vs_qmp_driver_stop_server(driver, &no_server))
         g_debug("recovering: %s", no_server->message);
     return true;
 }
@@ -234,10 +259,11 @@ vs_qmp_driver_drop_bitmaps(VsDriver *base, const VsDisk *disk, const char *keep,
     if (!nodes)
         return false;
     const VsQmpNode *node = vs_qmp_find_node(nodes, disk->node);
+    g_autofree char *keep_end = keep ? vs_bitmap_end_name(keep) : NULL;
     for (unsigned i = 0; node && i < node->bitmaps->len; i++) {
         const VsQmpBitmap *bitmap = g_ptr_array_index(node->bitmaps, i);
         if (!vs_bitmap_is_of(bitmap->name, driver->repository_id) ||
-            g_strcmp0(bitmap->name, keep) == 0)
+            g_strcmp0(bitmap->name, keep) == 0 || g_strcmp0(bitmap->name, keep_end) == 0)
             continue;
         if (!vs_qmp_bitmap_remove(driver->client, disk->node, bitmap->name, NULL, error))
             return false;

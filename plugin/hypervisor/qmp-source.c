@@ -63,6 +63,8 @@ listen_privately(VsQmpDriver *driver, GError **error)
     return -1;
 }
 
+// The mark comes before the server and goes after it: whoever finds it may stop a server without
+// exports.
 static bool
 start_server(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
 {
@@ -71,9 +73,32 @@ start_server(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
     int fd = listen_privately(driver, error);
     if (fd < 0)
         return false;
-    driver->has_server = vs_qmp_nbd_server_start(driver->client, fd, cancellable, error);
+    g_autofree char *mark = g_strdup_printf("%s %s", driver->owner, VS_FDSET_SERVER);
+    bool is_marked =
+        vs_qmp_fdset_add(driver->client, fd, mark, &driver->server_fdset, cancellable, error);
+    driver->has_server =
+        is_marked && vs_qmp_nbd_server_start(driver->client, fd, cancellable, error);
     close(fd);
+    g_autoptr(GError) unmarking = NULL;
+    if (is_marked && !driver->has_server &&
+        !vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, &unmarking))
+        g_debug("taking the NBD server's mark away: %s", unmarking->message);
     return driver->has_server;
+}
+
+bool
+vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error)
+{
+    if (!driver->has_server)
+        return true;
+    driver->has_server = false;
+    GError *failure = NULL;
+    bool ok = vs_qmp_nbd_server_stop(driver->client, NULL, &failure);
+    if (!vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, ok ? &failure : NULL))
+        ok = false;
+    if (failure)
+        g_propagate_error(error, failure);
+    return ok;
 }
 
 static int
@@ -261,5 +286,10 @@ vs_qmp_driver_close_source(VsDriver *base, unsigned index, GError **error)
     if (capture->inherited >= 0)
         close(capture->inherited);
     capture->inherited = -1;
-    return vs_qmp_capture_remove(driver->client, capture, error);
+    if (!vs_qmp_capture_remove(driver->client, capture, error))
+        return false;
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        if (driver->captures[i].has_export)
+            return true;
+    return vs_qmp_driver_stop_server(driver, error);
 }

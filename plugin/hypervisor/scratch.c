@@ -56,6 +56,25 @@ vs_scratch_free(VsScratch *scratch)
     g_free(scratch);
 }
 
+bool
+vs_scratch_format(VsScratch *scratch, uint64_t size_bytes, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)getpid(), scratch->fd);
+    g_autofree char *size = g_strdup_printf("%" G_GUINT64_FORMAT, size_bytes);
+    const char *command[] = {"qemu-img", "create", "-q", "-f", "qcow2", path, size, NULL};
+    g_autofree char *complaint = NULL;
+    g_autoptr(GError) cause = NULL;
+    int status = 0;
+    if (g_spawn_sync(NULL, (char **)command, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL,
+                     NULL, NULL, NULL, &complaint, &status, &cause) &&
+        g_spawn_check_wait_status(status, &cause))
+        return true;
+    const char *said = complaint ? g_strchomp(complaint) : "";
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "formatting a scratch file in '%s': %s",
+                scratch->folder, said[0] ? said : cause->message);
+    return false;
+}
+
 static bool
 set_no_room(const VsScratch *scratch, const char *cause, GError **error)
 {

@@ -29,6 +29,11 @@ VsScratch *vs_scratch_new(const char *folder, uint64_t most_bytes,
 void vs_scratch_free(VsScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsScratch, vs_scratch_free)
 
+// Makes it an empty qcow2 image of that virtual size, by qemu-img: QEMU's own blockdev-create
+// aborts the VM when any monitor asks for the nodes meanwhile (QEMU 7.2, qcow2_get_specific_info).
+bool vs_scratch_format(VsScratch *scratch, uint64_t size_bytes,
+                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // Reserves space for the file's first or next part. Fails where no more can be had; what is
 // reserved stays so.
 bool vs_scratch_grow(VsScratch *scratch, GError **error) G_GNUC_WARN_UNUSED_RESULT;

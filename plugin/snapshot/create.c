@@ -88,11 +88,11 @@ lock_disk(Create *create, const VsDisk *disk, GError **error)
 static bool
 plan_disk(Create *create, const VsDisk *disk, GError **error)
 {
-    VsManifest *base = NULL;
+    g_auto(VsBase) base = {0};
     if (!lock_disk(create, disk, error) || !check_quota(create->engine, disk, error) ||
         !vs_session_load_base(create->engine, disk, &base, error))
         return false;
-    VsPlanDisk *plan = vs_plan_disk(create->session.instance, disk, base, create->request,
+    VsPlanDisk *plan = vs_plan_disk(create->session.instance, disk, &base, create->request,
                                     vs_repository_id(create->engine->repository), create->group);
     g_ptr_array_add(create->plan, plan);
     g_ptr_array_add(create->manifests, plan->manifest);
@@ -182,6 +182,7 @@ make_points(Create *create)
             (VsPointDisk){.disk = plan->disk,
                           .snapshot_id = plan->manifest->id,
                           .bitmap = plan->manifest->bitmap,
+                          .kept_bitmap = plan->base ? plan->base->bitmap : NULL,
                           .old_bitmap = plan->incremental ? plan->base->bitmap : NULL,
                           .staged = plan->staged};
     }

@@ -39,6 +39,15 @@ find_bitmap(const VsDisk *disk, const char *name)
     return NULL;
 }
 
+// Whether the disk has been as long as now, or longer, ever since.
+static bool
+has_kept_its_end(const VsDisk *disk, const VsManifest *base)
+{
+    g_autofree char *name = vs_bitmap_end_name(base->bitmap);
+    const VsQmpBitmap *end = find_bitmap(disk, name);
+    return base->virtual_size_bytes < 512 || (end && !end->inconsistent && end->count_bytes > 0);
+}
+
 static const char *
 bitmap_fault(const VsDisk *disk, const VsQmpBitmap *bitmap)
 {
@@ -56,22 +65,28 @@ bitmap_fault(const VsDisk *disk, const VsQmpBitmap *bitmap)
 }
 
 char *
-vs_plan_full_reason(const VsDisk *disk, const VsManifest *base)
+vs_plan_full_reason(const VsDisk *disk, const VsBase *newest)
 {
+    const VsManifest *base = newest->manifest;
     if (!base)
-        return g_strdup("first snapshot of this disk");
+        return g_strdup(newest->fault ? newest->fault : "first snapshot of this disk");
     if (!base->bitmap)
         return g_strdup("the snapshot before started no dirty bitmap");
     g_autofree char *chain = vs_plan_chain(disk);
     if (g_strcmp0(chain, base->disk_chain) != 0)
         return g_strdup("the disk's image or backing chain is not the one of the snapshot before");
+    if (disk->is_shared)
+        return g_strdup("the image is shared: it can change behind the dirty bitmap's back");
     if (disk->virtual_size_bytes < base->virtual_size_bytes)
         return g_strdup("the disk has shrunk");
-    return g_strdup(bitmap_fault(disk, find_bitmap(disk, base->bitmap)));
+    const char *fault = bitmap_fault(disk, find_bitmap(disk, base->bitmap));
+    if (!fault && !has_kept_its_end(disk, base))
+        fault = "the disk has been shorter meanwhile";
+    return g_strdup(fault);
 }
 
 static VsManifest *
-make_manifest(const VsInstance *instance, const VsDisk *disk, const VsManifest *base,
+make_manifest(const VsInstance *instance, const VsDisk *disk, const VsBase *base,
               const VsCreateRequest *request)
 {
     VsManifest *manifest = vs_manifest_new();
@@ -79,9 +94,9 @@ make_manifest(const VsInstance *instance, const VsDisk *disk, const VsManifest *
     manifest->name = g_strdup(request->name);
     manifest->description = g_strdup(request->description);
     manifest->kind = g_strdup("manual");
-    manifest->parent = base ? g_strdup(base->id) : NULL;
+    manifest->parent = base->manifest ? g_strdup(base->manifest->id) : NULL;
     manifest->consistency = g_strdup("crash");
-    manifest->generation = base ? base->generation + 1 : 1;
+    manifest->generation = base->generation + 1;
     manifest->virtual_size_bytes = disk->virtual_size_bytes;
     manifest->instance_id = g_strdup(instance->id);
     manifest->instance_name = g_strdup(instance->name);
@@ -96,21 +111,26 @@ make_manifest(const VsInstance *instance, const VsDisk *disk, const VsManifest *
 }
 
 VsPlanDisk *
-vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsManifest *base,
+vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsBase *base,
              const VsCreateRequest *request, const char *repository_id, const char *group)
 {
     VsPlanDisk *plan = g_new0(VsPlanDisk, 1);
     plan->disk = disk;
-    plan->base = base;
     plan->manifest = make_manifest(instance, disk, base, request);
     plan->manifest->group = g_strdup(group);
     plan->manifest->bitmap = vs_bitmap_name(repository_id, plan->manifest->id);
-    plan->manifest->mode_reason = request->full && base ? g_strdup("a full read was asked for")
-                                                        : vs_plan_full_reason(disk, base);
-    plan->incremental = plan->manifest->mode_reason == NULL;
-    plan->manifest->mode = g_strdup(plan->incremental ? "incremental" : "full");
+    plan->manifest->mode_reason = request->full && base->manifest
+                                      ? g_strdup("a full read was asked for")
+                                      : vs_plan_full_reason(disk, base);
+    plan->base = g_steal_pointer(&base->manifest);
     plan->staged = request->capture == VS_CAPTURE_STAGED ||
                    (request->capture == VS_CAPTURE_AUTO && disk->iothread);
+    // QEMU stages what the bitmap says, which leaves a new end out.
+    if (!plan->manifest->mode_reason && plan->staged &&
+        disk->virtual_size_bytes > plan->base->virtual_size_bytes)
+        plan->manifest->mode_reason = g_strdup("the disk has grown, and is captured staged");
+    plan->incremental = plan->manifest->mode_reason == NULL;
+    plan->manifest->mode = g_strdup(plan->incremental ? "incremental" : "full");
     return plan;
 }
 

@@ -8,6 +8,15 @@
 
 G_BEGIN_DECLS
 
+// The disk's newest snapshot, also a deleted one that is still its base.
+typedef struct {
+    VsManifest *manifest; // NULL: there is none, or it can't be built on
+    char *fault;          // why it can't: damaged, or gone; NULL otherwise
+    uint64_t generation;  // its number in the disk's chain, 0: none
+} VsBase;
+void vs_base_clear(VsBase *base);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VsBase, vs_base_clear)
+
 // One disk of a plan.
 typedef struct {
     const VsDisk *disk;   // borrowed
@@ -18,15 +27,15 @@ typedef struct {
 } VsPlanDisk;
 void vs_plan_disk_free(VsPlanDisk *disk);
 
-// Why a disk must be read in full, NULL: its bitmap can be trusted. base: its newest snapshot, may
-// be NULL.
-char *vs_plan_full_reason(const VsDisk *disk, const VsManifest *base);
+// Why a disk must be read in full, NULL: its bitmap can be trusted.
+char *vs_plan_full_reason(const VsDisk *disk, const VsBase *base);
 
 // JSON text of a disk's chain, as it stands in manifests.
 char *vs_plan_chain(const VsDisk *disk);
 
-// The plan for one disk. base is taken. repository_id names the bitmap; group may be NULL.
-VsPlanDisk *vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsManifest *base,
+// The plan for one disk. base's manifest is taken. repository_id names the bitmap; group may be
+// NULL.
+VsPlanDisk *vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsBase *base,
                          const VsCreateRequest *request, const char *repository_id,
                          const char *group);
 

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "nbd-export/store/snapshot-reader.h"
 #include "plugin/error.h"
 #include "plugin/snapshot/plan.h"
 
@@ -130,16 +131,59 @@ vs_session_clear(VsSession *session)
     *session = (VsSession){.lock = -1};
 }
 
+void
+vs_base_clear(VsBase *base)
+{
+    g_clear_pointer(&base->manifest, vs_manifest_free);
+    g_clear_pointer(&base->fault, g_free);
+}
+
+// Reads the content's first and last bytes, so that a root that is lost is noticed before anything
+// is built on it.
+static bool
+is_readable(const VsEngine *engine, const VsManifest *manifest, GError **error)
+{
+    uint64_t size = manifest->virtual_size_bytes;
+    if (size == 0)
+        return true;
+    VsTree tree = {manifest->root, vs_repository_chunk_count(engine->repository, size)};
+    g_autoptr(VsSnapshotReader) reader = vs_snapshot_reader_new(engine->repository, &tree, size);
+    uint8_t byte;
+    return vs_snapshot_reader_read(reader, 0, &byte, 1, error) &&
+           vs_snapshot_reader_read(reader, size - 1, &byte, 1, error);
+}
+
+// Damage in one snapshot must not be the end of its disk's snapshots.
+static bool
+is_damage(const GError *error)
+{
+    return g_error_matches(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT) ||
+           g_error_matches(error, VS_REPOSITORY_ERROR, VS_REPOSITORY_ERROR_NOT_FOUND) ||
+           error->domain == VS_CHUNK_STORE_ERROR || error->domain == VS_CODEC_ERROR ||
+           error->domain == VS_TREE_ERROR;
+}
+
 bool
-vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsManifest **base, GError **error)
+vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsBase *base, GError **error)
 {
     GError *failure = NULL;
-    g_autofree char *id = vs_catalogue_newest(engine->catalogue, disk->id, &failure);
+    g_autofree char *id =
+        vs_catalogue_newest(engine->catalogue, disk->id, &base->generation, &failure);
     bool hidden;
-    *base = id ? vs_repository_load_base(engine->repository, id, &hidden, &failure) : NULL;
-    if (failure)
+    if (id)
+        base->manifest = vs_repository_load_base(engine->repository, id, &hidden, &failure);
+    if (!failure && base->manifest)
+        is_readable(engine, base->manifest, &failure);
+    if (!failure)
+        return true;
+    g_clear_pointer(&base->manifest, vs_manifest_free);
+    if (!is_damage(failure)) {
         g_propagate_error(error, failure);
-    return failure == NULL;
+        return false;
+    }
+    base->fault = g_strdup_printf("the snapshot before, %s, is damaged: %s", id, failure->message);
+    g_error_free(failure);
+    return true;
 }
 
 VsInstance *
@@ -152,11 +196,11 @@ vs_engine_describe(const VsEngine *engine, const char *instance, GPtrArray **rea
     g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
     for (unsigned i = 0; i < session.instance->disks->len; i++) {
         const VsDisk *disk = g_ptr_array_index(session.instance->disks, i);
-        g_autoptr(VsManifest) base = NULL;
+        g_auto(VsBase) base = {0};
         if (!vs_session_load_base(engine, disk, &base, error))
             return NULL;
         g_ptr_array_add(found, disk->unavailable ? g_strdup(disk->unavailable)
-                                                 : vs_plan_full_reason(disk, base));
+                                                 : vs_plan_full_reason(disk, &base));
     }
     if (reasons)
         *reasons = g_steal_pointer(&found);

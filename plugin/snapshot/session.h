@@ -5,6 +5,7 @@
 
 #include "plugin/hypervisor/driver.h"
 #include "plugin/snapshot/engine.h"
+#include "plugin/snapshot/plan.h"
 
 G_BEGIN_DECLS
 
@@ -21,8 +22,8 @@ bool vs_session_open(VsSession *session, const VsEngine *engine, const char *ins
 void vs_session_clear(VsSession *session);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VsSession, vs_session_clear)
 
-// The disk's newest snapshot, also a deleted one that is still its base; *base NULL: none.
-bool vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsManifest **base,
+// Finds the base of the disk's next snapshot.
+bool vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsBase *base,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

@@ -292,6 +292,41 @@ TEST_F(Generations, AGrownDiskIsIncrementalWithItsNewEnd)
     EXPECT_TRUE(restore_raw(snapshots[1]["id"].text()) == contents[1]);
 }
 
+TEST_F(Generations, ADiskThatShrankAndGrewAgainIsReadInFull)
+{
+    write_generation();
+    create();
+    for (const Disk &disk : disks_) {
+        for (uint64_t size : {uint64_t{16 << 20}, disk.size / 512 * 512})
+            qemu_->monitor().execute("block_resize", "{\"node-name\":\"n" + disk.id +
+                                                         "\",\"size\":" + std::to_string(size) +
+                                                         "}");
+    }
+    std::vector<std::string> contents = look();
+    Json snapshots = create();
+    for (size_t i = 0; i < disks_.size(); i++) {
+        EXPECT_EQ(snapshots[i]["mode"].text(), "full") << snapshots[i].dump();
+        EXPECT_TRUE(restore_raw(snapshots[i]["id"].text()) == contents[i]);
+    }
+}
+
+TEST_F(Generations, AGrownDiskThatIsCapturedStagedIsExact)
+{
+    write_generation();
+    create({"--capture", "staged"});
+    // A raw image that has more behind its end, as a block device has.
+    Disk &disk = disks_[1];
+    qemu_->quit();
+    qemu_.reset();
+    must_run({"sh", "-c", "head -c 3M /dev/urandom >> '" + disk.path + "'"});
+    disk.size += 3 << 20;
+    start();
+    std::vector<std::string> contents = look();
+    Json snapshots = create({"--capture", "staged"});
+    for (size_t i = 0; i < disks_.size(); i++)
+        EXPECT_TRUE(restore_raw(snapshots[i]["id"].text()) == contents[i]);
+}
+
 TEST_F(Generations, DeletedInAnyOrderTheOthersStayExact)
 {
     std::vector<std::string> ids, contents;
@@ -337,7 +372,7 @@ TEST_F(Generations, NothingOfOursIsLeftInQemu)
     EXPECT_EQ(monitor.execute("query-fdsets").size(), 0u);
     for (const Json &node : monitor.execute("query-named-block-nodes").items()) {
         EXPECT_NE(node["node-name"].text().substr(0, 3), "vs-") << node.dump();
-        EXPECT_LE(node["dirty-bitmaps"].size(), 1u) << node.dump();
+        EXPECT_LE(node["dirty-bitmaps"].size(), 2u) << node.dump();
     }
 }
 

@@ -36,6 +36,9 @@ class FullReason : public testing::Test
         g_ptr_array_add(disk_->chain, g_strdup("/images/a.qcow2"));
         g_ptr_array_add(disk_->chain, g_strdup("/images/base.qcow2"));
         bitmap_ = add_bitmap(disk_, kBitmap);
+        end_ = add_bitmap(disk_, (std::string(kBitmap) + ".end").c_str());
+        end_->recording = false;
+        end_->count_bytes = 65536;
         base_->bitmap = g_strdup(kBitmap);
         base_->disk_chain = vs_plan_chain(disk_);
         base_->virtual_size_bytes = 1 << 30;
@@ -49,13 +52,15 @@ class FullReason : public testing::Test
     std::string
     reason()
     {
-        std::unique_ptr<char, decltype(&g_free)> text(vs_plan_full_reason(disk_, base_), g_free);
+        VsBase newest = {base_, nullptr, 1};
+        std::unique_ptr<char, decltype(&g_free)> text(vs_plan_full_reason(disk_, &newest), g_free);
         return text ? text.get() : "";
     }
 
     VsDisk *disk_ = vs_disk_new();
     VsManifest *base_ = vs_manifest_new();
     VsQmpBitmap *bitmap_ = nullptr;
+    VsQmpBitmap *end_ = nullptr;
 };
 
 TEST_F(FullReason, IsNoneWhereEverythingIsSound)
@@ -73,6 +78,18 @@ TEST_F(FullReason, IsThatItShrank)
 {
     disk_->virtual_size_bytes -= 512;
     EXPECT_EQ(reason(), "the disk has shrunk");
+}
+
+TEST_F(FullReason, IsThatItShrankAndGrewAgain)
+{
+    end_->count_bytes = 0;
+    EXPECT_EQ(reason(), "the disk has been shorter meanwhile");
+}
+
+TEST_F(FullReason, IsASharedImage)
+{
+    disk_->is_shared = true;
+    EXPECT_NE(reason().find("shared"), std::string::npos);
 }
 
 TEST_F(FullReason, IsAMissingBase)

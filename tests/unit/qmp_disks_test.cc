@@ -63,7 +63,7 @@ class FindDisks : public testing::Test
         device->removable = removable;
         device->read_only = read_only;
         g_ptr_array_add(devices_, device);
-        VsQmpDeviceFacts facts = {g_strdup(type), false};
+        VsQmpDeviceFacts facts = {g_strdup(type), false, false};
         facts_.push_back(facts);
     }
     void
@@ -157,6 +157,19 @@ TEST_F(FindDisks, ABackingChainThatIsALoopEnds)
     node("mid", "qcow2", "/i/mid", "/i/top");
     device("vda", "", "top", "virtio-blk-pci");
     EXPECT_EQ(find()->len, 1u);
+}
+
+TEST_F(FindDisks, OneImageAsTwoDisksIsShared)
+{
+    node("a", "raw", "/i/a");
+    node("b", "raw", "/i/a");
+    node("c", "raw", "/i/c");
+    for (const char *name : {"a", "b", "c"})
+        device(name, "", name, "virtio-blk-pci");
+    ASSERT_EQ(find()->len, 3u);
+    EXPECT_TRUE(disk(0)->is_shared);
+    EXPECT_TRUE(disk(1)->is_shared);
+    EXPECT_FALSE(disk(2)->is_shared);
 }
 
 TEST_F(FindDisks, ADiskUnderSomebodyElsesBackupIsNotAvailable)
