@@ -46,16 +46,19 @@ vs_restore_error_quark(void)
 
 // The temporary file ----------------------------------------------------------------------------
 
+// Without a name where the file system can do that (O_TMPFILE), so that nothing is left of it
+// whoever dies.
 typedef struct {
     char *final_path; // absolute
-    char *path;       // absolute; NULL once it has its final name
+    char *path;       // by which it can be opened, also by our children
+    bool is_named;    // path is a name in the folder: to be removed if things fail
     int fd;
 } Partial;
 
 static void
 partial_clear(Partial *partial)
 {
-    if (partial->path)
+    if (partial->is_named)
         unlink(partial->path);
     if (partial->fd >= 0)
         close(partial->fd);
@@ -64,10 +67,26 @@ partial_clear(Partial *partial)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Partial, partial_clear)
 
+// 0666: the user's umask decides who may read the restored disk.
+static void
+create_file(Partial *partial, const char *folder)
+{
+    partial->fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    if (partial->fd >= 0) {
+        partial->path = g_strdup_printf("/proc/%d/fd/%d", (int)getpid(), partial->fd);
+        return;
+    }
+    if (errno != EOPNOTSUPP && errno != EISDIR)
+        return;
+    partial->path =
+        g_strdup_printf("%s/.virtsnap-%08x%08x.partial", folder, g_random_int(), g_random_int());
+    partial->fd = open(partial->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    partial->is_named = partial->fd >= 0;
+}
+
 static bool
 partial_open(Partial *partial, const char *path, GError **error)
 {
-    partial->fd = -1;
     partial->final_path = g_canonicalize_filename(path, NULL);
     struct stat st;
     if (lstat(partial->final_path, &st) == 0) {
@@ -76,17 +95,12 @@ partial_open(Partial *partial, const char *path, GError **error)
         return false;
     }
     g_autofree char *folder = g_path_get_dirname(partial->final_path);
-    partial->path =
-        g_strdup_printf("%s/.virtsnap-%08x%08x.partial", folder, g_random_int(), g_random_int());
-    // 0666: the user's umask decides who may read the restored disk.
-    partial->fd = open(partial->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (partial->fd < 0) {
-        g_set_error(error, VS_RESTORE_ERROR, VS_RESTORE_ERROR_FAILED,
-                    "restoring to '%s': creating a file there: %s", path, g_strerror(errno));
-        g_clear_pointer(&partial->path, g_free);
-        return false;
-    }
-    return true;
+    create_file(partial, folder);
+    if (partial->fd >= 0)
+        return true;
+    g_set_error(error, VS_RESTORE_ERROR, VS_RESTORE_ERROR_FAILED,
+                "restoring to '%s': creating a file there: %s", path, g_strerror(errno));
+    return false;
 }
 
 static bool
@@ -100,24 +114,26 @@ sync_folder(const char *path)
     return ok;
 }
 
-// link(2), like renameat2(RENAME_NOREPLACE), never overwrites; between them every file system is
-// served.
+// None of these ever overwrites; link(2) is for file systems that can't rename without replacing.
 static bool
-give_name(const char *from, const char *to)
+give_name(Partial *partial)
 {
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
-        return true;
-    return errno == EINVAL && link(from, to) == 0 && unlink(from) == 0;
+    if (!partial->is_named)
+        return linkat(AT_FDCWD, partial->path, AT_FDCWD, partial->final_path, AT_SYMLINK_FOLLOW) ==
+               0;
+    if (renameat2(AT_FDCWD, partial->path, AT_FDCWD, partial->final_path, RENAME_NOREPLACE) != 0 &&
+        (errno != EINVAL || link(partial->path, partial->final_path) != 0 ||
+         unlink(partial->path) != 0))
+        return false;
+    partial->is_named = false;
+    return true;
 }
 
 static bool
 partial_finish(Partial *partial, GError **error)
 {
-    if (fsync(partial->fd) == 0 && give_name(partial->path, partial->final_path) &&
-        sync_folder(partial->final_path)) {
-        g_clear_pointer(&partial->path, g_free);
+    if (fsync(partial->fd) == 0 && give_name(partial) && sync_folder(partial->final_path))
         return true;
-    }
     g_set_error(error, VS_RESTORE_ERROR,
                 errno == EEXIST ? VS_RESTORE_ERROR_EXISTS : VS_RESTORE_ERROR_FAILED,
                 "finishing '%s': %s", partial->final_path, g_strerror(errno));
@@ -331,7 +347,7 @@ vs_restore(VsRepository *repository, const VsRestoreRequest *request, GError **e
     pthread_cond_init(&restore.cond, NULL);
     uint64_t size = request->manifest->virtual_size_bytes;
     restore.target = g_str_equal(request->format, "raw")
-                         ? vs_raw_target_open(partial.path, partial.fd, size, error)
+                         ? vs_raw_target_open(partial.final_path, partial.fd, size, error)
                          : vs_nbd_target_open(partial.path, request->format, size, error);
     return restore.target && run_workers(&restore, error) &&
            restore.target->ops->finish(restore.target, error) && partial_finish(&partial, error);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Writing a stored snapshot into a new image file.
 //
-// The image grows under a temporary name in the target's folder and gets its final name, never over
-// an existing file, when all of it is written, verified and durable. raw is written directly; other
-// formats through a qemu-nbd child over NBD. Zero chunks are left as holes. Several worker threads
-// read, verify and write.
+// The image grows without a name (or a temporary one) in the target folder and gets its final name,
+// never over an existing file, when all of it is written, verified and durable. raw is written
+// directly; other formats through a qemu-nbd child over NBD. Zero chunks are left as holes. Several
+// worker threads read, verify and write.
 #pragma once
 
 #include <gio/gio.h>

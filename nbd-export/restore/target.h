@@ -25,7 +25,8 @@ struct _VsTarget {
     const VsTargetOps *ops;
 };
 
-// path: an empty regular file, absolute; fd: open on it for writing, borrowed.
+// raw: fd is open for writing on an empty file, borrowed; path is for messages. Otherwise: path
+// leads to an empty file, absolute.
 VsTarget *vs_raw_target_open(const char *path, int fd, uint64_t size_bytes,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 VsTarget *vs_nbd_target_open(const char *path, const char *format, uint64_t size_bytes,
