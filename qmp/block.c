@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "qmp/block.h"
 
-#include "qmp/job.h"
 #include "qmp/reply.h"
-
-// How long to wait for a job that is being cancelled because its maker has given up on it.
-#define ABANDONED_JOB_TIMEOUT_MS 2000u
 
 GPtrArray *
 vs_qmp_query_devices(VsQmpClient *client, GCancellable *cancellable, GError **error)
@@ -76,32 +72,6 @@ vs_qmp_node_delete(VsQmpClient *client, const char *node, GCancellable *cancella
         return true;
     g_prefix_error(error, "deleting block node '%s': ", node);
     return false;
-}
-
-bool
-vs_qmp_create_qcow2(VsQmpClient *client, const char *job_id, const char *file_node,
-                    uint64_t size_bytes, GCancellable *cancellable, GError **error)
-{
-    struct json_object *options =
-        vs_qmp_args("driver", vs_qmp_str("qcow2"), "file", vs_qmp_str(file_node), "size",
-                    vs_qmp_size(size_bytes), NULL);
-    struct json_object *arguments =
-        vs_qmp_args("job-id", vs_qmp_str(job_id), "options", options, NULL);
-    g_autoptr(GError) cause = NULL;
-
-    if (!vs_qmp_client_do(client, "blockdev-create", arguments, cancellable, &cause) ||
-        !vs_qmp_job_finish(client, job_id, VS_QMP_COMMAND_TIMEOUT_MS, cancellable, &cause)) {
-        // Given up on: the job must not stay behind. What hinders that is not what the caller wants
-        // to know.
-        if (!g_error_matches(cause, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND) &&
-            vs_qmp_client_is_open(client) &&
-            !vs_qmp_job_cancel(client, job_id, ABANDONED_JOB_TIMEOUT_MS, NULL, NULL))
-            g_prefix_error(&cause, "(job '%s' stays behind) ", job_id);
-        g_propagate_prefixed_error(error, g_steal_pointer(&cause),
-                                   "creating a qcow2 image in node '%s': ", file_node);
-        return false;
-    }
-    return true;
 }
 
 bool

@@ -76,13 +76,6 @@ bool vs_qmp_node_add(VsQmpClient *client, struct json_object *options, GCancella
 bool vs_qmp_node_delete(VsQmpClient *client, const char *node, GCancellable *cancellable,
                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Writes an empty qcow2 of size_bytes into the protocol node file_node: blockdev-create, its job
-// job_id waited for and dismissed. QEMU wants size_bytes to be a multiple of 512. Also after a
-// failure the job is gone, as far as QEMU still answers.
-bool vs_qmp_create_qcow2(VsQmpClient *client, const char *job_id, const char *file_node,
-                         uint64_t size_bytes, GCancellable *cancellable,
-                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
-
 // block-set-write-threshold; the event is BLOCK_WRITE_THRESHOLD{node-name}. 0 disables.
 bool vs_qmp_set_write_threshold(VsQmpClient *client, const char *node, uint64_t threshold_bytes,
                                 GCancellable *cancellable,

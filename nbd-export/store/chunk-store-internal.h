@@ -60,9 +60,10 @@ struct _VsChunkStore {
     VsPackBuilder *spare; // to be used again
 
     VsIndexSet *index;
-    GHashTable *bad_segments; // names of those that are damaged
-    GHashTable *known_packs; // set of VsPackId: put has seen that they exist, with the repository's
-                             // lock held
+    GHashTable *bad_segments;  // names of those that are damaged
+    GHashTable *known_packs;   // set of VsPackId: put has seen that they are sound, with the
+                               // repository's lock held
+    GHashTable *unsound_packs; // set of VsPackId: put does not rely on them
     GHashTable *located_packs; // set of VsPackId: locate has seen them, with whatever lock
     bool index_doubtful;       // there may be packs that the index should cover and does not
 

@@ -21,6 +21,7 @@ vs_chunk_store_open(VsObjectStore *objects, GError **error)
     store->index = vs_index_set_new();
     store->bad_segments = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     store->known_packs = vs_pack_id_set_new();
+    store->unsound_packs = vs_pack_id_set_new();
     store->located_packs = vs_pack_id_set_new();
     vs_stray_packs_init(&store->stray);
     if (!vs_chunk_store_reload_index(store, error)) {
@@ -44,6 +45,7 @@ vs_chunk_store_free(VsChunkStore *store)
     vs_index_set_unref(store->index);
     g_hash_table_unref(store->bad_segments);
     g_hash_table_unref(store->known_packs);
+    g_hash_table_unref(store->unsound_packs);
     g_hash_table_unref(store->located_packs);
     vs_stray_packs_clear(&store->stray);
     g_clear_error(&store->failure);
@@ -61,15 +63,35 @@ is_in_session_locked(VsChunkStore *store, const VsDigest *digest)
            (store->frozen != NULL && vs_entry_table_find(store->frozen, digest) != NULL);
 }
 
-// An entry counts only if it can be what it says: the pack is there, the length is right.
+// New content relies on a pack only if it is there and ends with a table that is whole, which it
+// does not where it was cut short. Damage within shows only when it is read
+// (vs_chunk_store_verify()).
+static bool
+is_pack_sound(VsChunkStore *store, const VsPackId *id)
+{
+    pthread_mutex_lock(&store->mutex);
+    bool is_sound = g_hash_table_contains(store->known_packs, id);
+    bool is_known = is_sound || g_hash_table_contains(store->unsound_packs, id);
+    pthread_mutex_unlock(&store->mutex);
+    if (is_known) {
+        return is_sound;
+    }
+    g_auto(VsPackTable) table = {0};
+    is_sound = vs_pack_table_read(store->objects, id, &table, NULL) && table.damage == NULL;
+    pthread_mutex_lock(&store->mutex);
+    vs_pack_id_set_add(is_sound ? store->known_packs : store->unsound_packs, id);
+    pthread_mutex_unlock(&store->mutex);
+    return is_sound;
+}
+
+// An entry counts only if it can be what it says: the pack is sound, the length is right.
 static bool
 is_in_index(VsChunkStore *store, VsIndexSet *set, const VsDigest *digest, size_t raw_length)
 {
     VsIndexEntry found[VS_PACK_INDEX_MAX_MATCHES];
     unsigned count = vs_chunk_store_find(store, set, digest, found);
     for (unsigned i = 0; i < count; i++) {
-        if (found[i].entry.raw_length == raw_length &&
-            vs_chunk_store_has_pack(store, store->known_packs, &found[i].pack)) {
+        if (found[i].entry.raw_length == raw_length && is_pack_sound(store, &found[i].pack)) {
             return true;
         }
     }

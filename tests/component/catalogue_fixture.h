@@ -177,7 +177,8 @@ class Catalogue : public testing::Test
     Newest(const std::string &disk)
     {
         g_autoptr(GError) error = nullptr;
-        g_autofree char *id = vs_catalogue_newest(catalogue_, Key("d-", disk).c_str(), &error);
+        g_autofree char *id =
+            vs_catalogue_newest(catalogue_, Key("d-", disk).c_str(), nullptr, &error);
         EXPECT_EQ(error, nullptr);
         return id != nullptr ? id : "none";
     }

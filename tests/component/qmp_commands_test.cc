@@ -257,25 +257,4 @@ TEST_F(QmpCommands, ListenerOfAServerThatDoesNotStartIsTakenBack)
     EXPECT_TRUE(Says("already running")) << Why();
 }
 
-TEST_F(QmpCommands, ImageCreationThatIsGivenUpLeavesNoJob)
-{
-    FakeQmpPeer peer([](FakeQmpSession &session) {
-        session.Negotiate();
-        session.Expect("blockdev-create");
-        session.Return("{}");
-        session.Expect("query-jobs");
-        session.Return("[7]");
-        session.Expect("query-jobs");
-        session.Return(Job("running"));
-        session.Expect("job-cancel");
-        session.Return("{}");
-        session.Expect("query-jobs");
-        session.Return("[]");
-        session.WaitForHangUp();
-    });
-    Connect(peer);
-    EXPECT_FALSE(vs_qmp_create_qcow2(client_, "j", "f", 1 << 20, nullptr, &error_));
-    EXPECT_TRUE(Failed(VS_QMP_ERROR_PROTOCOL)) << Why();
-}
-
 } // namespace

@@ -237,6 +237,8 @@ TEST_F(QmpBlock, ScratchIsMadeOnADescriptorWhoseNameIsGone)
 {
     int fd = open(Path("scratch").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     ASSERT_GE(fd, 0);
+    support::must_run(
+        {"qemu-img", "create", "-q", "-f", "qcow2", Path("scratch"), std::to_string(kDiskBytes)});
     unlink(Path("scratch").c_str());
     int64_t id = -1;
     ASSERT_TRUE(vs_qmp_fdset_add(client_, fd, "virtsnap:a", &id, nullptr, &error_)) << Why();
@@ -253,7 +255,6 @@ TEST_F(QmpBlock, ScratchIsMadeOnADescriptorWhoseNameIsGone)
     json_object *file = vs_qmp_args("driver", vs_qmp_str("file"), "node-name", vs_qmp_str("f"),
                                     "filename", vs_qmp_str(filename.c_str()), NULL);
     ASSERT_TRUE(vs_qmp_node_add(client_, file, nullptr, &error_)) << Why();
-    ASSERT_TRUE(vs_qmp_create_qcow2(client_, "create", "f", kDiskBytes, nullptr, &error_)) << Why();
     json_object *image = vs_qmp_args("driver", vs_qmp_str("qcow2"), "node-name", vs_qmp_str("fl"),
                                      "file", vs_qmp_str("f"), "backing", vs_qmp_str("dA"), NULL);
     ASSERT_TRUE(vs_qmp_node_add(client_, image, nullptr, &error_)) << Why();

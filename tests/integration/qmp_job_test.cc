@@ -89,7 +89,11 @@ TEST_F(QmpJob, JobThatFailsReportsItsErrorAndIsDismissed)
     json_object *options = vs_qmp_args("driver", vs_qmp_str("file"), "node-name", vs_qmp_str("t"),
                                        "filename", vs_qmp_str(Path("t").c_str()), NULL);
     ASSERT_TRUE(vs_qmp_node_add(client_, options, nullptr, &error_)) << Why();
-    EXPECT_FALSE(vs_qmp_create_qcow2(client_, "create", "t", kMiB + 1, nullptr, &error_));
+    json_object *image = vs_qmp_args("driver", vs_qmp_str("qcow2"), "file", vs_qmp_str("t"), "size",
+                                     vs_qmp_int(kMiB + 1), NULL);
+    json_object *create = vs_qmp_args("job-id", vs_qmp_str("create"), "options", image, NULL);
+    ASSERT_TRUE(vs_qmp_client_do(client_, "blockdev-create", create, nullptr, &error_)) << Why();
+    EXPECT_FALSE(vs_qmp_job_finish(client_, "create", kTimeoutMs, nullptr, &error_));
     EXPECT_TRUE(g_error_matches(error_, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND)) << Why();
     EXPECT_NE(strstr(error_->message, "512"), nullptr) << Why();
     EXPECT_EQ(CountJobs(), 0u);
