@@ -124,21 +124,22 @@ vs_cmd_create(VsInvocation *invocation, GError **error)
 {
     g_auto(Given) given = {NULL};
     const GOptionEntry options[] = {
-        {"disk", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &given.disks, "Only this disk; repeatable",
-         "DISK"},
+        {"disk", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &given.disks,
+         "Only this disk; repeatable (default: all)", "DISK"},
         {"name", 0, 0, G_OPTION_ARG_FILENAME, &given.name, "A name for people", "S"},
         {"description", 0, 0, G_OPTION_ARG_FILENAME, &given.description, "What it is for", "S"},
         {"tag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &given.tags, "A tag; repeatable", "K=V"},
-        {"retain", 0, 0, G_OPTION_ARG_FILENAME, &given.retain, "Keep it so long (for ever)",
-         "30d|forever"},
+        {"retain", 0, 0, G_OPTION_ARG_FILENAME, &given.retain,
+         "Keep it so long: Nd (1 to 65536 days) or forever (default)", "Nd|forever"},
         {"full", 0, 0, G_OPTION_ARG_NONE, &given.full, "Read everything", NULL},
-        {"capture", 0, 0, G_OPTION_ARG_FILENAME, &given.capture, "How to read (auto)",
+        {"capture", 0, 0, G_OPTION_ARG_FILENAME, &given.capture, "How to read (default: auto)",
          "auto|live|staged"},
-        {"speed-limit", 0, 0, G_OPTION_ARG_FILENAME, &given.speed_limit, "Bytes a second", "N"},
+        {"speed-limit", 0, 0, G_OPTION_ARG_FILENAME, &given.speed_limit,
+         "Bytes a second, also with suffix K, M, G or T", "N"},
         {"scratch-dir", 0, 0, G_OPTION_ARG_FILENAME, &given.scratch_dir,
          "Where old blocks are kept meanwhile", "DIR"},
         {"scratch-size", 0, 0, G_OPTION_ARG_FILENAME, &given.scratch_size,
-         "Most that a disk may take there", "N"},
+         "Most bytes that a disk may take there, also with suffix K, M, G or T", "N"},
         VS_OPTION_END,
     };
     VsCreateRequest request;

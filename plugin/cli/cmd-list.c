@@ -9,9 +9,9 @@ typedef struct {
     char *disk;
     char *group;
     char *status;
-    char *tag;
-    char *tag_key;
-    char *tag_value;
+    char **tags;
+
+    GHashTable *tag_table; // what tags say
 } Given;
 
 static void
@@ -21,9 +21,8 @@ given_clear(Given *given)
     g_free(given->disk);
     g_free(given->group);
     g_free(given->status);
-    g_free(given->tag);
-    g_free(given->tag_key);
-    g_free(given->tag_value);
+    g_strfreev(given->tags);
+    g_clear_pointer(&given->tag_table, g_hash_table_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Given, given_clear)
 
@@ -41,15 +40,38 @@ make_filter(Given *given, VsSnapshotFilter *filter, GError **error)
     VsStatus status = VS_STATUS_PROGRESSING;
     if (given->status != NULL && !vs_parse_status(given->status, &status, error))
         return false;
-    if (given->tag != NULL && !vs_parse_tag(given->tag, &given->tag_key, &given->tag_value, error))
+    given->tag_table = vs_parse_tags(given->tags, error);
+    if (given->tag_table == NULL)
         return false;
     *filter = (VsSnapshotFilter){.instance = given->instance,
                                  .disk = given->disk,
                                  .group = given->group,
-                                 .status = given->status != NULL ? (int)status : -1,
-                                 .tag_key = given->tag_key,
-                                 .tag_value = given->tag_value};
+                                 .status = given->status != NULL ? (int)status : -1};
     return true;
+}
+
+static bool
+has_tags(const VsSnapshot *snapshot, GHashTable *wanted)
+{
+    GHashTableIter iter;
+    gpointer key;
+    gpointer value;
+    g_hash_table_iter_init(&iter, wanted);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        if (g_strcmp0(g_hash_table_lookup(snapshot->tags, key), value) != 0)
+            return false;
+    }
+    return true;
+}
+
+// The catalogue's filter knows one tag only.
+static void
+keep_tagged(GPtrArray *snapshots, GHashTable *wanted)
+{
+    for (guint i = snapshots->len; i > 0; i--) {
+        if (!has_tags(g_ptr_array_index(snapshots, i - 1), wanted))
+            g_ptr_array_remove_index(snapshots, i - 1);
+    }
 }
 
 bool
@@ -57,12 +79,15 @@ vs_cmd_list(VsInvocation *invocation, GError **error)
 {
     g_auto(Given) given = {NULL};
     const GOptionEntry options[] = {
-        {"instance", 0, 0, G_OPTION_ARG_FILENAME, &given.instance, "Only of this instance", "I"},
-        {"disk", 0, 0, G_OPTION_ARG_FILENAME, &given.disk, "Only of this disk", "D"},
-        {"group", 0, 0, G_OPTION_ARG_FILENAME, &given.group, "Only of this group", "G"},
+        {"instance", 0, 0, G_OPTION_ARG_FILENAME, &given.instance,
+         "Only of this instance: qmp:SOCKET or i-...", "I"},
+        {"disk", 0, 0, G_OPTION_ARG_FILENAME, &given.disk, "Only of this disk: its target or d-...",
+         "D"},
+        {"group", 0, 0, G_OPTION_ARG_FILENAME, &given.group, "Only of this group: ssg-...", "G"},
         {"status", 0, 0, G_OPTION_ARG_FILENAME, &given.status,
-         "Only progressing, accomplished or failed ones", "S"},
-        {"tag", 0, 0, G_OPTION_ARG_FILENAME, &given.tag, "Only with this tag", "K=V"},
+         "Only of this status: progressing, accomplished or failed", "S"},
+        {"tag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &given.tags,
+         "Only with this tag; repeatable: all must match", "K=V"},
         VS_OPTION_END,
     };
     VsSnapshotFilter filter;
@@ -74,6 +99,7 @@ vs_cmd_list(VsInvocation *invocation, GError **error)
     g_autoptr(GPtrArray) snapshots = vs_catalogue_list(context->catalogue, &filter, error);
     if (snapshots == NULL)
         return false;
+    keep_tagged(snapshots, given.tag_table);
     invocation->document = vs_output_snapshots(snapshots);
     vs_output_snapshot_table(snapshots, invocation->text);
     return true;

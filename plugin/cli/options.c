@@ -33,15 +33,20 @@ find_command(const VsCommand *commands, const char *name)
     return NULL;
 }
 
-static bool
-is_family(const VsCommand *commands, const char *name)
+// The second words of the commands that begin with name: "init, check"; NULL: there are none.
+static char *
+family_of(const VsCommand *commands, const char *name)
 {
     g_autofree char *prefix = g_strconcat(name, " ", NULL);
+    g_autoptr(GPtrArray) members = g_ptr_array_new();
     for (; commands->name != NULL; commands++) {
         if (g_str_has_prefix(commands->name, prefix))
-            return true;
+            g_ptr_array_add(members, (gpointer)(commands->name + strlen(prefix)));
     }
-    return false;
+    if (members->len == 0)
+        return NULL;
+    g_ptr_array_add(members, NULL);
+    return g_strjoinv(", ", (char **)members->pdata);
 }
 
 // All words but the program, and the one or two that name the subcommand.
@@ -63,12 +68,18 @@ is_help(const char *word)
     return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
 }
 
+static bool
+is_version(const char *word)
+{
+    return strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0;
+}
+
 // --help or --version without a subcommand, NULL: neither.
 static const char *
 find_information_option(char *const *argv)
 {
     for (unsigned i = 1; argv[i] != NULL; i++) {
-        if (is_help(argv[i]) || strcmp(argv[i], "--version") == 0)
+        if (is_help(argv[i]) || is_version(argv[i]))
             return is_help(argv[i]) ? "--help" : "--version";
     }
     return NULL;
@@ -84,6 +95,35 @@ invocation_new(const VsCommand *command, char **words)
     return invocation;
 }
 
+// "help COMMAND" is "COMMAND --help".
+static VsInvocation *
+find_for_help(char *const *argv, unsigned help, const VsCommand *commands, const char **word,
+              GError **error)
+{
+    g_autoptr(GPtrArray) words = g_ptr_array_new();
+    for (unsigned i = 0; argv[i] != NULL; i++) {
+        if (i != help)
+            g_ptr_array_add(words, argv[i]);
+    }
+    char option[] = "--help";
+    g_ptr_array_add(words, option);
+    g_ptr_array_add(words, NULL);
+    return vs_options_find_command((char **)words->pdata, commands, word, error);
+}
+
+// family: what may follow name's first word, NULL: nothing.
+static void
+set_unknown_command(const char *name, const char *family, GError **error)
+{
+    g_autofree char *quoted = vs_error_quote(name);
+    if (family == NULL)
+        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
+                    "unknown command %s: see `virtsnap --help`", quoted);
+    else
+        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "%s: %s: give one of %s", quoted,
+                    strchr(name, ' ') != NULL ? "unknown command" : "a word is missing", family);
+}
+
 VsInvocation *
 vs_options_find_command(char *const *argv, const VsCommand *commands, const char **word,
                         GError **error)
@@ -96,17 +136,19 @@ vs_options_find_command(char *const *argv, const VsCommand *commands, const char
         if (*word != NULL)
             return invocation_new(NULL, words_without(argv, 0, 0));
         g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
-                    "no command given: see 'virtsnap --help'");
+                    "no command given: see `virtsnap --help`");
         return NULL;
     }
+    if (strcmp(argv[first], "help") == 0)
+        return find_for_help(argv, first, commands, word, error);
     unsigned second = 0;
     g_autofree char *name = g_strdup(argv[first]);
-    if (is_family(commands, name)) {
+    g_autofree char *family = family_of(commands, argv[first]);
+    if (family != NULL) {
         second = next_plain_word(argv, first + 1);
         if (second < count) {
-            g_autofree char *both = g_strdup_printf("%s %s", argv[first], argv[second]);
             g_free(name);
-            name = g_steal_pointer(&both);
+            name = g_strdup_printf("%s %s", argv[first], argv[second]);
         } else if ((*word = find_information_option(argv)) != NULL) {
             return invocation_new(NULL, words_without(argv, 0, 0));
         }
@@ -115,9 +157,7 @@ vs_options_find_command(char *const *argv, const VsCommand *commands, const char
     bool has_blank = strchr(argv[first], ' ') != NULL;
     const VsCommand *command = has_blank ? NULL : find_command(commands, name);
     if (command == NULL) {
-        g_autofree char *quoted = vs_error_quote(name);
-        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
-                    "unknown command %s: see 'virtsnap --help'", quoted);
+        set_unknown_command(name, family, error);
         return NULL;
     }
     return invocation_new(command, words_without(argv, first, second));
@@ -217,27 +257,40 @@ find_entry(const GOptionEntry *entries, const char *name, size_t length)
     return NULL;
 }
 
-// GLib takes "--full=no" for "--full".
-static bool
-refuse_values_of_flags(char *const *words, const GOptionEntry *own, const GOptionEntry *global,
-                       GError **error)
+// The option that a word names, NULL: none. *has_value: whether the word has its value too.
+static const GOptionEntry *
+entry_of_word(const char *word, const GOptionEntry *own, const GOptionEntry *global,
+              bool *has_value)
 {
+    if (!g_str_has_prefix(word, "--"))
+        return NULL;
+    const char *name = word + 2;
+    size_t length = strcspn(name, "=");
+    const GOptionEntry *entry = find_entry(own, name, length);
+    *has_value = name[length] == '=';
+    return entry != NULL ? entry : find_entry(global, name, length);
+}
+
+// What GLib lets pass: "--full=no" is "--full" to it, and of two values it takes the last.
+static bool
+check_words(char *const *words, const GOptionEntry *own, const GOptionEntry *global, GError **error)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
     for (unsigned i = 0; words[i] != NULL && strcmp(words[i], "--") != 0; i++) {
-        if (!g_str_has_prefix(words[i], "--"))
-            continue;
-        const char *name = words[i] + 2;
-        size_t length = strcspn(name, "=");
-        const GOptionEntry *entry = find_entry(own, name, length);
+        bool has_value;
+        const GOptionEntry *entry = entry_of_word(words[i], own, global, &has_value);
         if (entry == NULL)
-            entry = find_entry(global, name, length);
-        bool has_value = name[length] == '=';
-        if (entry != NULL && entry->arg == G_OPTION_ARG_NONE && has_value) {
-            g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "--%s: it takes no value",
-                        entry->long_name);
+            continue;
+        bool is_flag = entry->arg == G_OPTION_ARG_NONE;
+        bool may_repeat = is_flag || entry->arg == G_OPTION_ARG_FILENAME_ARRAY;
+        bool twice = !g_hash_table_add(seen, (gpointer)entry->long_name) && !may_repeat;
+        if (twice || (is_flag && has_value)) {
+            g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "--%s: it %s",
+                        entry->long_name, twice ? "is given twice" : "takes no value");
             return false;
         }
         // The next word is this option's value, whatever it looks like.
-        if (entry != NULL && entry->arg != G_OPTION_ARG_NONE && !has_value && words[i + 1] != NULL)
+        if (!is_flag && !has_value && words[i + 1] != NULL)
             i++;
     }
     return true;
@@ -260,7 +313,7 @@ vs_options_parse(VsInvocation *invocation, const GOptionEntry *entries, GError *
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &arguments, NULL, NULL},
         {NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
     };
-    if (!refuse_values_of_flags(invocation->words, entries, global, error))
+    if (!check_words(invocation->words, entries, global, error))
         return false;
     g_autoptr(GOptionContext) context = new_context(invocation->command, entries, global);
     // The parser wants the program's name first, and takes the array (not its texts) apart.
@@ -268,8 +321,13 @@ vs_options_parse(VsInvocation *invocation, const GOptionEntry *entries, GError *
     words[0] = g_strdup("virtsnap");
     for (unsigned i = 0; invocation->words[i] != NULL; i++)
         words[i + 1] = g_strdup(invocation->words[i]);
-    if (!g_option_context_parse_strv(context, &words, error))
+    GError *cause = NULL;
+    if (!g_option_context_parse_strv(context, &words, &cause)) {
+        g_set_error(error, cause->domain, cause->code, "%s: see `virtsnap %s --help`",
+                    cause->message, invocation->command->name);
+        g_error_free(cause);
         return false;
+    }
     invocation->quiet = quiet;
     if (help) {
         g_autofree char *text = g_option_context_get_help(context, TRUE, NULL);
@@ -299,15 +357,19 @@ vs_options_overview(const VsCommand *commands)
     GString *text = g_string_new("Usage:\n  virtsnap COMMAND [OPTION...] [ARGUMENT...]\n\n"
                                  "Crash-consistent snapshots of QEMU virtual machines.\n\n"
                                  "Commands:\n");
+    g_string_append_printf(text, "  %-14s %s\n", "help [COMMAND]",
+                           "Show a command's help, or this");
     for (; commands->name != NULL; commands++)
         g_string_append_printf(text, "  %-14s %s\n", commands->name, commands->summary);
-    g_string_append(text, "\nOptions of every command:\n"
-                          "  --repo DIR           The repository\n"
-                          "  --connect URI        libvirt's URI\n"
-                          "  --output table|json  How to answer\n"
-                          "  --quiet              No progress, no warnings\n"
-                          "  --help               Show a command's help\n"
-                          "  --version            Show the version\n\n"
-                          "INSTANCE is qmp:SOCKET, the socket of a running QEMU's monitor.\n");
+    g_string_append(
+        text, "\nOptions of every command:\n"
+              "  --repo DIR           The repository\n"
+              "  --connect URI        libvirt's URI\n"
+              "  --output table|json  How to answer\n"
+              "  --quiet              No progress, no warnings\n"
+              "  -h, --help           Show a command's help\n"
+              "  -V, --version        Show the version\n\n"
+              "INSTANCE is qmp:SOCKET, the socket of a running QEMU's monitor. ID is a snapshot's\n"
+              "(s-...), GROUP that of a consistent group (ssg-...); `virtsnap list` shows both.\n");
     return g_string_free(text, FALSE);
 }

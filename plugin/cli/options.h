@@ -41,15 +41,16 @@ struct _VsInvocation {
 };
 
 // Finds the subcommand in argv (argv[0] is the program). commands ends with a NULL name. Errors are
-// VS_ERROR_INVALID_PARAMETER. Where there is no subcommand but --help or --version the invocation's
-// command is NULL and *word is that option.
+// VS_ERROR_INVALID_PARAMETER. Where there is no subcommand but --help or --version (also as -h, -V,
+// or "help" alone) the invocation's command is NULL and *word is that option, in its long form.
 VsInvocation *vs_options_find_command(char *const *argv, const VsCommand *commands,
                                       const char **word, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_invocation_free(VsInvocation *invocation);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInvocation, vs_invocation_free)
 
 // Parses everything, with the subcommand's own options in entries (NULL: none).
-// G_OPTION_ARG_FILENAME and _FILENAME_ARRAY are to be used for texts. False without an error: the
+// G_OPTION_ARG_FILENAME and _FILENAME_ARRAY are to be used for texts; one that is no array may be
+// given once. False without an error: the
 // help is in the invocation's text, and there is nothing more to do.
 bool vs_options_parse(VsInvocation *invocation, const GOptionEntry *entries,
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -146,10 +146,43 @@ TEST_F(Options, AValueMayLookLikeAnOption)
     EXPECT_EQ(Parse({"list", "--name="}).name, "");
 }
 
-TEST_F(Options, RepeatedListsAddUpAndTheLastScalarWins)
+TEST_F(Options, RepeatedListsAddUpAndARepeatedSingleValueIsRefused)
 {
     EXPECT_EQ(Parse({"list", "--tag", "a=1", "--tag=b=2"}).tags, (Words{"a=1", "b=2"}));
-    EXPECT_EQ(Parse({"list", "--name", "a", "--name", "b"}).name, "b");
+    for (const Words &words :
+         {Words{"list", "--name", "a", "--name", "b"}, Words{"list", "--name=a", "--name=a"},
+          Words{"--repo", "/a", "list", "--repo=/b"},
+          Words{"--output", "json", "list", "--output", "json"}}) {
+        Parsed parsed = Parse(words);
+        EXPECT_EQ(parsed.exit_status, 2);
+        EXPECT_NE(parsed.error.find("given twice"), std::string::npos) << parsed.error;
+    }
+    EXPECT_EQ(Parse({"list", "--name", "--name"}).name, "--name");
+    EXPECT_TRUE(Parse({"list", "--quiet", "--quiet"}).quiet);
+}
+
+TEST_F(Options, HelpIsACommandToo)
+{
+    EXPECT_EQ(Parse({"help"}).information, "--help");
+    EXPECT_EQ(Parse({"help", "repo"}).information, "--help");
+    EXPECT_EQ(Parse({"help", "help"}).information, "--help");
+    EXPECT_EQ(Parse({"help", "repo", "init"}).command, "repo init");
+    EXPECT_NE(Parse({"help", "show"}).help.find("Shows one"), std::string::npos);
+    EXPECT_NE(Parse({"--quiet", "help", "show"}).help.find("Shows one"), std::string::npos);
+    EXPECT_EQ(Parse({"help", "nonsense"}).exit_status, 2);
+    EXPECT_EQ(Parse({"-V"}).information, "--version");
+}
+
+TEST_F(Options, ErrorsTellWhatWouldBeRight)
+{
+    for (const Words &words : {Words{"repo"}, Words{"repo", "nonsense"}}) {
+        std::string error = Parse(words).error;
+        EXPECT_NE(error.find("init, check"), std::string::npos) << error;
+    }
+    for (const Words &words : {Words{"show", "--nonsense"}, Words{"show", "x", "--name"}}) {
+        std::string error = Parse(words).error;
+        EXPECT_NE(error.find("see `virtsnap show --help`"), std::string::npos) << error;
+    }
 }
 
 TEST_F(Options, EverythingAfterTwoDashesIsAnArgument)
