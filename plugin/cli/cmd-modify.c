@@ -98,20 +98,26 @@ store(VsContext *context, const VsSnapshot *snapshot, GError **error)
     return vs_catalogue_relabel(context->catalogue, snapshot, error);
 }
 
-static VsSnapshot *
-modify(VsContext *context, const char *id, const Change *change, GError **error)
+// All are seen to be changeable before the first one is changed.
+static bool
+modify(VsContext *context, const GPtrArray *snapshots, const Change *change, GError **error)
 {
-    g_autoptr(VsSnapshot) snapshot = vs_catalogue_get(context->catalogue, id, error);
-    if (snapshot == NULL)
-        return NULL;
-    if (snapshot->status == VS_STATUS_PROGRESSING) {
-        g_set_error(error, VS_ERROR, VS_ERROR_SNAPSHOT_STATUS,
-                    "snapshot %s: modify: it is in progress: wait for it, or cancel it", id);
-        return NULL;
+    for (guint i = 0; i < snapshots->len; i++) {
+        VsSnapshot *snapshot = g_ptr_array_index(snapshots, i);
+        if (snapshot->status == VS_STATUS_PROGRESSING) {
+            g_set_error(error, VS_ERROR, VS_ERROR_SNAPSHOT_STATUS,
+                        "snapshot %s: modify: it is in progress: wait for it, or cancel it",
+                        snapshot->manifest->id);
+            return false;
+        }
+        if (!apply(change, snapshot, error))
+            return false;
     }
-    if (!apply(change, snapshot, error) || !store(context, snapshot, error))
-        return NULL;
-    return g_steal_pointer(&snapshot);
+    for (guint i = 0; i < snapshots->len; i++) {
+        if (!store(context, g_ptr_array_index(snapshots, i), error))
+            return false;
+    }
+    return true;
 }
 
 bool
@@ -122,10 +128,12 @@ vs_cmd_modify(VsInvocation *invocation, GError **error)
         {"name", 0, 0, G_OPTION_ARG_FILENAME, &change.name, "A new name; '' for none", "S"},
         {"description", 0, 0, G_OPTION_ARG_FILENAME, &change.description,
          "A new description; '' for none", "S"},
-        {"retain", 0, 0, G_OPTION_ARG_FILENAME, &change.retain, "Keep it so long from its creation",
-         "30d|forever"},
-        {"tag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &change.tag, "Add or replace a tag", "K=V"},
-        {"untag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &change.untag, "Remove a tag", "K"},
+        {"retain", 0, 0, G_OPTION_ARG_FILENAME, &change.retain,
+         "Keep it so long from its creation: Nd (1 to 65536 days) or forever", "Nd|forever"},
+        {"tag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &change.tag, "Add or replace a tag; repeatable",
+         "K=V"},
+        {"untag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &change.untag, "Remove a tag; repeatable",
+         "K"},
         VS_OPTION_END,
     };
     if (!vs_options_parse(invocation, options, error) || !validate(&change, error))
@@ -133,10 +141,10 @@ vs_cmd_modify(VsInvocation *invocation, GError **error)
     g_autoptr(VsContext) context = vs_context_open(invocation, error);
     if (context == NULL)
         return false;
-    g_autoptr(VsSnapshot) snapshot = modify(context, invocation->arguments[0], &change, error);
-    if (snapshot == NULL)
+    const char *id = invocation->arguments[0];
+    g_autoptr(GPtrArray) snapshots = vs_context_find(context, id, error);
+    if (snapshots == NULL || !modify(context, snapshots, &change, error))
         return false;
-    invocation->document = vs_output_snapshot(snapshot);
-    vs_output_snapshot_lines(snapshot, invocation->text);
+    vs_output_found(snapshots, vs_context_is_group(id), &invocation->document, invocation->text);
     return true;
 }

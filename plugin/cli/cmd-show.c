@@ -11,11 +11,10 @@ vs_cmd_show(VsInvocation *invocation, GError **error)
     g_autoptr(VsContext) context = vs_context_open(invocation, error);
     if (context == NULL)
         return false;
-    g_autoptr(VsSnapshot) snapshot =
-        vs_catalogue_get(context->catalogue, invocation->arguments[0], error);
-    if (snapshot == NULL)
+    const char *id = invocation->arguments[0];
+    g_autoptr(GPtrArray) snapshots = vs_context_find(context, id, error);
+    if (snapshots == NULL)
         return false;
-    invocation->document = vs_output_snapshot(snapshot);
-    vs_output_snapshot_lines(snapshot, invocation->text);
+    vs_output_found(snapshots, vs_context_is_group(id), &invocation->document, invocation->text);
     return true;
 }

@@ -89,10 +89,16 @@ vs_context_load_accomplished(VsContext *context, const char *id, GError **error)
     return NULL;
 }
 
+bool
+vs_context_is_group(const char *id)
+{
+    return vs_id_is_valid(id, "ssg-");
+}
+
 GPtrArray *
 vs_context_find(VsContext *context, const char *id, GError **error)
 {
-    if (vs_id_is_valid(id, "ssg-")) {
+    if (vs_context_is_group(id)) {
         VsSnapshotFilter filter = {.group = id, .status = -1};
         g_autoptr(GPtrArray) members = vs_catalogue_list(context->catalogue, &filter, error);
         if (members == NULL || members->len > 0)

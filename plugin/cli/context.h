@@ -38,6 +38,8 @@ void vs_warn(const VsInvocation *invocation, const char *text);
 // other status.
 VsManifest *vs_context_load_accomplished(VsContext *context, const char *id,
                                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Whether an id means a group; of snapshots there may be one all the same.
+bool vs_context_is_group(const char *id);
 // The snapshots (VsSnapshot *) that an id means: the one, or all of a group's.
 GPtrArray *vs_context_find(VsContext *context, const char *id,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;

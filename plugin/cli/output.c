@@ -242,3 +242,16 @@ vs_output_snapshot_lines(const VsSnapshot *snapshot, GString *text)
     add_size_line(text, "new:", manifest->new_bytes);
     add_tag_lines(text, snapshot->tags);
 }
+
+void
+vs_output_found(const GPtrArray *snapshots, bool is_group, struct json_object **document,
+                GString *text)
+{
+    *document = is_group ? vs_output_snapshots(snapshots)
+                         : vs_output_snapshot(g_ptr_array_index(snapshots, 0));
+    for (guint i = 0; i < snapshots->len; i++) {
+        if (i > 0)
+            g_string_append_c(text, '\n');
+        vs_output_snapshot_lines(g_ptr_array_index(snapshots, i), text);
+    }
+}

@@ -37,5 +37,9 @@ void vs_table_print(const VsTable *table, GString *text);
 void vs_output_snapshot_table(const GPtrArray *snapshots, GString *text);
 // "key: value" lines.
 void vs_output_snapshot_lines(const VsSnapshot *snapshot, GString *text);
+// What an id meant, in full: of a group an array, and an empty line between its members; else the
+// one snapshot. *document: a new reference.
+void vs_output_found(const GPtrArray *snapshots, bool is_group, struct json_object **document,
+                     GString *text);
 
 G_END_DECLS
