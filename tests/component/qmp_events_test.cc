@@ -7,7 +7,20 @@
 namespace
 {
 
-using QmpEvents = QmpClientFixture;
+class QmpEvents : public QmpClientFixture
+{
+  protected:
+    // Commands a and b are in flight when the callback of the one that ends first frees the client.
+    void
+    SendTwoAndFreeAtTheFirstReply(Replies *replies)
+    {
+        VsQmpClient *client = std::exchange(client_, nullptr);
+        replies->to_free = client;
+        Send(client, "a", replies);
+        Send(client, "b", replies);
+        Await(*replies, 2);
+    }
+};
 
 TEST_F(QmpEvents, EventsReachSubscribersUntilTheyUnsubscribe)
 {
@@ -175,11 +188,7 @@ TEST_F(QmpEvents, ReplyCallbackMayFreeTheClient)
     });
     Connect(peer);
     Replies replies;
-    replies.to_free = std::exchange(client_, nullptr);
-    VsQmpClient *client = replies.to_free;
-    Send(client, "a", &replies);
-    Send(client, "b", &replies);
-    Await(replies, 2);
+    SendTwoAndFreeAtTheFirstReply(&replies);
     EXPECT_EQ(replies.texts[1], "QMP command 'b': the client was closed");
 }
 
@@ -213,11 +222,7 @@ TEST_F(QmpEvents, CallbackOfTheHangUpMayFreeTheClient)
     });
     Connect(peer);
     Replies replies;
-    replies.to_free = std::exchange(client_, nullptr);
-    VsQmpClient *client = replies.to_free;
-    Send(client, "a", &replies);
-    Send(client, "b", &replies);
-    Await(replies, 2);
+    SendTwoAndFreeAtTheFirstReply(&replies);
 }
 
 } // namespace

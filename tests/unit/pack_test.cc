@@ -44,6 +44,16 @@ Take(GArray *array)
     return entries;
 }
 
+std::string
+Finish(VsPackBuilder *builder)
+{
+    GBytes *bytes = vs_pack_builder_finish(builder);
+    std::string pack(static_cast<const char *>(g_bytes_get_data(bytes, nullptr)),
+                     g_bytes_get_size(bytes));
+    g_bytes_unref(bytes);
+    return pack;
+}
+
 // Reads a pack as a reader does, by its tail and its table. False: refused.
 bool
 Parse(const std::string &pack, std::vector<VsPackEntry> *entries)
@@ -90,11 +100,7 @@ Build(VsPackBuilder *builder, unsigned seed, unsigned count)
         built.entries.push_back(entry);
         built.contents.push_back(content);
     }
-    GBytes *bytes = vs_pack_builder_finish(builder);
-    gsize length = 0;
-    const char *data = static_cast<const char *>(g_bytes_get_data(bytes, &length));
-    built.bytes.assign(data, length);
-    g_bytes_unref(bytes);
+    built.bytes = Finish(builder);
     return built;
 }
 
@@ -204,12 +210,8 @@ TEST(Pack, TakesALastObjectOfTheLargestSizeAndIsFullThen)
         added++;
     }
     EXPECT_EQ(added, 4u);
-    GBytes *bytes = vs_pack_builder_finish(builder);
-    std::string pack(static_cast<const char *>(g_bytes_get_data(bytes, nullptr)),
-                     g_bytes_get_size(bytes));
-    g_bytes_unref(bytes);
     std::vector<VsPackEntry> read;
-    EXPECT_TRUE(Parse(pack, &read));
+    EXPECT_TRUE(Parse(Finish(builder), &read));
     EXPECT_EQ(read.size(), 4u);
     vs_pack_builder_free(builder);
 }
@@ -224,12 +226,8 @@ TEST(Pack, IsFullOfTheSmallestObjectsAtItsLimit)
         vs_pack_builder_add(builder, &entry, "x");
     }
     EXPECT_TRUE(vs_pack_builder_is_full(builder));
-    GBytes *bytes = vs_pack_builder_finish(builder);
-    std::string pack(static_cast<const char *>(g_bytes_get_data(bytes, nullptr)),
-                     g_bytes_get_size(bytes));
-    g_bytes_unref(bytes);
     std::vector<VsPackEntry> read;
-    EXPECT_TRUE(Parse(pack, &read));
+    EXPECT_TRUE(Parse(Finish(builder), &read));
     EXPECT_EQ(read.size(), size_t{VS_PACK_MAX_ENTRIES});
     vs_pack_builder_free(builder);
 }
