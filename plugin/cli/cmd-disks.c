@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include <unistd.h>
+
 #include "plugin/cli/commands.h"
 #include "plugin/cli/inventory.h"
 #include "plugin/cli/output.h"
@@ -35,13 +37,14 @@ add_row(VsTable *table, const VsInventoryDisk *disk)
 {
     g_autofree char *size = vs_format_size(disk->virtual_size_bytes);
     g_autofree char *snapshots = g_strdup_printf("%u", disk->snapshots);
+    const char *next = disk->incremental ? "incremental" : "full";
     const char *const cells[] = {disk->id,
                                  disk->target,
                                  disk->format,
                                  size,
                                  disk->in_use ? "in_use" : "available",
                                  snapshots,
-                                 disk->incremental ? "incremental" : "full",
+                                 disk->is_next_known ? next : NULL,
                                  disk->instance_name,
                                  disk->reason};
     vs_table_add(table, cells);
@@ -63,7 +66,7 @@ vs_cmd_disks(VsInvocation *invocation, GError **error)
         return false;
     static const char *const titles[] = {"ID",        "TARGET", "FORMAT",   "SIZE",   "STATUS",
                                          "SNAPSHOTS", "NEXT",   "INSTANCE", "REASON", NULL};
-    g_autoptr(VsTable) table = vs_table_new(titles);
+    g_autoptr(VsTable) table = vs_table_new(titles, !isatty(STDOUT_FILENO));
     invocation->document = json_object_new_array();
     for (guint i = 0; i < inventory->disks->len; i++) {
         const VsInventoryDisk *disk = g_ptr_array_index(inventory->disks, i);

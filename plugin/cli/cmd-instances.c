@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
+#include <unistd.h>
+
 #include "plugin/cli/commands.h"
 #include "plugin/cli/inventory.h"
 #include "plugin/cli/output.h"
@@ -30,7 +32,7 @@ vs_cmd_instances(VsInvocation *invocation, GError **error)
     if (inventory == NULL)
         return false;
     static const char *const titles[] = {"ID", "KIND", "STATUS", "DISKS", "NAME", NULL};
-    g_autoptr(VsTable) table = vs_table_new(titles);
+    g_autoptr(VsTable) table = vs_table_new(titles, !isatty(STDOUT_FILENO));
     invocation->document = json_object_new_array();
     for (guint i = 0; i < inventory->instances->len; i++) {
         const VsInventoryInstance *instance = g_ptr_array_index(inventory->instances, i);

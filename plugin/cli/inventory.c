@@ -95,6 +95,7 @@ add_live(VsInventory *inventory, const VsInstance *live, const GPtrArray *reason
         disk->format = g_strdup(found->format);
         disk->virtual_size_bytes = found->virtual_size_bytes;
         disk->in_use = true;
+        disk->is_next_known = found->unavailable == NULL;
         disk->incremental = reason == NULL && found->unavailable == NULL;
         disk->reason = g_strdup(found->unavailable != NULL ? found->unavailable : reason);
     }
@@ -151,8 +152,8 @@ find_of_instance(const GPtrArray *known, const char *instance_id)
     return NULL;
 }
 
-static const char IN_PROGRESS[] = "a snapshot of it is in progress";
-static const char NOT_RUNNING[] = "its instance does not run";
+static const char IN_PROGRESS[] = "a snapshot of its instance is in progress: not known until then";
+static const char NOT_RUNNING[] = "its QEMU does not run: not known";
 
 // An instance whose monitor another client holds runs all the same.
 static void

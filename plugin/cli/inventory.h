@@ -16,9 +16,10 @@ typedef struct {
     char *source;
     char *format;
     uint64_t virtual_size_bytes;
-    bool in_use;      // by a running instance
-    bool incremental; // the next snapshot would be
-    char *reason;     // why not
+    bool in_use;        // by a running instance
+    bool is_next_known; // what the next snapshot would be; false also where there can be none
+    bool incremental;   // it would be
+    char *reason;       // why not, or why that is not known
     unsigned snapshots;
     char *newest; // id of the newest accomplished snapshot, NULL: none
 } VsInventoryDisk;

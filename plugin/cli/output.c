@@ -4,6 +4,7 @@
 #include "plugin/error.h"
 
 #include <string.h>
+#include <unistd.h>
 
 struct json_object *
 vs_output_string(const char *text)
@@ -162,7 +163,7 @@ vs_output_snapshot_table(const GPtrArray *snapshots, GString *text)
 {
     static const char *const titles[] = {"ID",   "GROUP", "CREATED", "STATUS", "DISK",
                                          "MODE", "SIZE",  "NEW",     "NAME",   NULL};
-    g_autoptr(VsTable) table = vs_table_new(titles);
+    g_autoptr(VsTable) table = vs_table_new(titles, !isatty(STDOUT_FILENO));
     for (guint i = 0; i < snapshots->len; i++) {
         const VsSnapshot *snapshot = g_ptr_array_index(snapshots, i);
         const VsManifest *manifest = snapshot->manifest;

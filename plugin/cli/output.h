@@ -6,6 +6,7 @@
 #pragma once
 
 #include <json-c/json.h>
+#include <stdbool.h>
 
 #include "plugin/catalogue/snapshot.h"
 
@@ -25,9 +26,10 @@ char *vs_format_time(int64_t time_us);    // "-" for 0
 char *vs_format_size(uint64_t bytes);     // "1.5 GiB"
 char *vs_format_seconds(int64_t seconds); // "1:02:03"
 
-// A table that grows by rows. Cells are copied; columns are as wide as they need to be.
+// A table that grows by rows. Cells are copied; columns are as wide as they need to be. whole: long
+// cells are not shortened, as no terminal's line is to be kept to.
 typedef struct _VsTable VsTable;
-VsTable *vs_table_new(const char *const *titles);
+VsTable *vs_table_new(const char *const *titles, bool whole);
 void vs_table_free(VsTable *table);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsTable, vs_table_free)
 // As many cells as there are titles; NULL or "" is shown as "-".

@@ -10,14 +10,16 @@
 
 struct _VsTable {
     unsigned columns;
+    size_t cell_max_characters;
     GPtrArray *cells; // char *, row after row, the titles first
 };
 
 VsTable *
-vs_table_new(const char *const *titles)
+vs_table_new(const char *const *titles, bool whole)
 {
     VsTable *table = g_new0(VsTable, 1);
     table->columns = g_strv_length((char **)titles);
+    table->cell_max_characters = whole ? G_MAXSIZE : CELL_MAX_CHARACTERS;
     table->cells = g_ptr_array_new_with_free_func(g_free);
     vs_table_add(table, titles);
     return table;
@@ -37,7 +39,7 @@ vs_table_add(VsTable *table, const char *const *cells)
 {
     for (unsigned i = 0; i < table->columns; i++) {
         const char *cell = cells[i] != NULL && *cells[i] != '\0' ? cells[i] : "-";
-        g_ptr_array_add(table->cells, vs_error_escape(cell, CELL_MAX_CHARACTERS));
+        g_ptr_array_add(table->cells, vs_error_escape(cell, table->cell_max_characters));
     }
 }
 

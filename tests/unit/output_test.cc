@@ -136,7 +136,7 @@ TEST(Output, DurationsAreReadable)
 TEST(Output, TableColumnsAreAsWideAsTheirWidestCell)
 {
     const char *const titles[] = {"A", "LONG", "C", nullptr};
-    g_autoptr(VsTable) table = vs_table_new(titles);
+    g_autoptr(VsTable) table = vs_table_new(titles, false);
     const char *const first[] = {"xyz", nullptr, "1"};
     const char *const second[] = {"夜", "a\nb", ""};
     vs_table_add(table, first);
@@ -146,6 +146,35 @@ TEST(Output, TableColumnsAreAsWideAsTheirWidestCell)
     EXPECT_STREQ(text->str, "A    LONG    C\n"
                             "xyz  -       1\n"
                             "夜   a\\x0ab  -\n");
+}
+
+TEST(Output, LongCellsAreShortenedForATerminalOnly)
+{
+    const char *const titles[] = {"A", nullptr};
+    const std::string name(128, 'x');
+    const char *const row[] = {name.c_str()};
+    for (bool whole : {false, true}) {
+        g_autoptr(VsTable) table = vs_table_new(titles, whole);
+        vs_table_add(table, row);
+        g_autoptr(GString) text = g_string_new(nullptr);
+        vs_table_print(table, text);
+        EXPECT_EQ(strstr(text->str, name.c_str()) != nullptr, whole) << text->str;
+    }
+}
+
+TEST(Output, AGroupIsAnArrayHoweverFewMembersItHas)
+{
+    g_autoptr(GPtrArray) snapshots =
+        g_ptr_array_new_with_free_func(reinterpret_cast<GDestroyNotify>(vs_snapshot_free));
+    g_ptr_array_add(snapshots, Example());
+    for (bool is_group : {false, true}) {
+        g_autoptr(GString) text = g_string_new(nullptr);
+        struct json_object *document = nullptr;
+        vs_output_found(snapshots, is_group, &document, text);
+        EXPECT_EQ(json_object_is_type(document, json_type_array), is_group);
+        EXPECT_NE(strstr(text->str, "s-0123456789abcdefghij"), nullptr);
+        json_object_put(document);
+    }
 }
 
 std::string
