@@ -154,6 +154,26 @@ answer(VsInvocation *invocation, const Restore *restore)
     json_object_object_add(invocation->document, "restored", restored);
 }
 
+// Before anything is read. A name that begins with "-" can be given as "./-".
+static bool
+validate_target(const char *to, bool is_group, GError **error)
+{
+    const char *fault = NULL;
+    if (to == NULL || *to == '\0') {
+        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "restore: give --to PATH");
+        return false;
+    }
+    if (g_str_equal(to, "-"))
+        fault = "standard output can't be restored to: give a path";
+    else if (!is_group && (g_str_has_suffix(to, "/") || g_file_test(to, G_FILE_TEST_IS_DIR)))
+        fault = "it is a folder: give the new file's name, too";
+    if (fault == NULL)
+        return true;
+    g_autofree char *quoted = vs_error_quote(to);
+    g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "restore to %s: %s", quoted, fault);
+    return false;
+}
+
 static bool
 restore_to(VsInvocation *invocation, const char *to, const char *format, GError **error)
 {
@@ -164,7 +184,7 @@ restore_to(VsInvocation *invocation, const char *to, const char *format, GError 
     g_autoptr(GPtrArray) snapshots = vs_context_find(context, id, error);
     if (snapshots == NULL)
         return false;
-    bool is_group = vs_id_is_valid(id, "ssg-");
+    bool is_group = vs_context_is_group(id);
     g_autoptr(GPtrArray) jobs = g_ptr_array_new_with_free_func((GDestroyNotify)job_free);
     Restore restore = {.context = context, .format = format, .jobs = jobs};
     bool made = false;
@@ -187,18 +207,16 @@ vs_cmd_restore(VsInvocation *invocation, GError **error)
     g_autofree char *to = NULL;
     g_autofree char *format = NULL;
     const GOptionEntry options[] = {
-        {"to", 0, 0, G_OPTION_ARG_FILENAME, &to, "The new image file; a folder for a group",
-         "PATH"},
+        {"to", 0, 0, G_OPTION_ARG_FILENAME, &to,
+         "The new image file; for a group a folder, which is made where there is none", "PATH"},
         {"format", 0, 0, G_OPTION_ARG_FILENAME, &format,
          "Of the image (raw; qcow2 where PATH ends with .qcow2)", "raw|qcow2"},
         VS_OPTION_END,
     };
     if (!vs_options_parse(invocation, options, error))
         return false;
-    if (to == NULL || *to == '\0') {
-        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER, "restore: give --to PATH");
+    if (!validate_target(to, vs_context_is_group(invocation->arguments[0]), error))
         return false;
-    }
     if (format != NULL && !vs_validate_format(format, error))
         return false;
     const char *derived = g_str_has_suffix(to, ".qcow2") ? "qcow2" : "raw";

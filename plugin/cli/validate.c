@@ -4,6 +4,7 @@
 #include "plugin/error.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 #define INVALID(code, ...) g_set_error(error, VS_ERROR, code, __VA_ARGS__)
 
@@ -267,7 +268,16 @@ vs_validate_instance(const char *text, GError **error)
     }
     if (g_str_has_prefix(text, "qmp:"))
         return true;
-    if (g_str_has_prefix(text, "file:"))
+    struct stat status;
+    if (vs_id_is_valid(text, "i-"))
+        INVALID(VS_ERROR_NO_SUCH_INSTANCE,
+                "%s: an instance is named by its socket: did you mean the qmp:PATH that"
+                " `virtsnap instances` shows for it?",
+                quoted);
+    else if (stat(text, &status) == 0 && S_ISSOCK(status.st_mode))
+        INVALID(VS_ERROR_NO_SUCH_INSTANCE, "%s: it is a socket: did you mean 'qmp:%s?", quoted,
+                quoted + 1);
+    else if (g_str_has_prefix(text, "file:"))
         INVALID(VS_ERROR_FAILED, "%s: unattached images are not supported by this build", quoted);
     else
         INVALID(VS_ERROR_NO_SUCH_INSTANCE,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Checking what users type, before anything is touched. Pure: every function takes text and gives a
-// value, or an error of plugin/error.h with exit status 2. Limits are the cloud API's
-// (CreateSnapshot).
+// Checking what users type, before anything is touched. Pure but for the last: every function takes
+// text and gives a value, or an error of plugin/error.h with exit status 2. Limits are the cloud
+// API's (CreateSnapshot).
 #pragma once
 
 #include <glib.h>
@@ -51,7 +51,8 @@ bool vs_parse_status(const char *text, VsStatus *status, GError **error) G_GNUC_
 // "raw" or "qcow2".
 bool vs_validate_format(const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// INSTANCE of a kind that this build reaches, qmp:SOCKET.
+// INSTANCE of a kind that this build reaches, qmp:SOCKET. Not quite pure: for the hint in the error
+// it looks whether the text is a socket's path.
 bool vs_validate_instance(const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

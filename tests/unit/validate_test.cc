@@ -266,6 +266,9 @@ TEST(Validate, InstancesThatThisBuildCannotReachAreNoUsageErrors)
     EXPECT_EQ(code("qmp:"), VS_ERROR_INVALID_PARAMETER);
     EXPECT_EQ(code("file:"), VS_ERROR_INVALID_PARAMETER);
     EXPECT_EQ(code(std::string(10000, 'x').c_str()), VS_ERROR_NO_SUCH_INSTANCE);
+    g_autoptr(GError) error = nullptr;
+    EXPECT_FALSE(vs_validate_instance("i-aaaaaaaaaaaaaaaaaaaa", &error));
+    EXPECT_NE(strstr(error->message, "did you mean"), nullptr) << error->message;
 }
 
 } // namespace
