@@ -2,7 +2,10 @@
 #include "plugin/error.h"
 
 #include "nbd-export/restore/restore.h"
+#include "nbd-export/store/chunk-store.h"
+#include "nbd-export/store/codec.h"
 #include "nbd-export/store/repository.h"
+#include "nbd-export/store/tree.h"
 #include "qmp/client.h"
 
 #include <string.h>
@@ -30,6 +33,7 @@ static const Outcome OWN[] = {
     {VS_ERROR_NO_SUCH_SNAPSHOT, 1, "InvalidSnapshotId.NotFound"},
     {VS_ERROR_NO_SUCH_DISK, 1, "InvalidDiskId.NotFound"},
     {VS_ERROR_NO_SUCH_INSTANCE, 1, "InvalidInstanceId.NotFound"},
+    {VS_ERROR_REPOSITORY_DAMAGED, 1, "RepositoryDamaged"},
     {VS_ERROR_INVALID_PARAMETER, 2, "InvalidParameter"},
     {VS_ERROR_INVALID_NAME, 2, "InvalidSnapshotName.Malformed"},
     {VS_ERROR_INVALID_DESCRIPTION, 2, "InvalidDescription.Malformed"},
@@ -78,10 +82,22 @@ find(const Outcome *outcomes, size_t count, int code)
     return &GENERAL;
 }
 
+// Something stored is missing or not what its digest says.
+static bool
+is_damage(const GError *error)
+{
+    return g_error_matches(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT) ||
+           error->domain == VS_CHUNK_STORE_ERROR || error->domain == VS_CODEC_ERROR ||
+           error->domain == VS_TREE_ERROR;
+}
+
 static const Outcome *
 outcome_of(const GError *error)
 {
     static const Outcome usage = {0, 2, "InvalidParameter"};
+    static const Outcome damage = {0, 1, "RepositoryDamaged"};
+    if (is_damage(error))
+        return &damage;
     if (error->domain == VS_ERROR)
         return find(OWN, G_N_ELEMENTS(OWN), error->code);
     if (error->domain == VS_REPOSITORY_ERROR)

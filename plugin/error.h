@@ -16,6 +16,7 @@ typedef enum {
     VS_ERROR_NO_SUCH_SNAPSHOT,    // exit 1, InvalidSnapshotId.NotFound
     VS_ERROR_NO_SUCH_DISK,        // exit 1, InvalidDiskId.NotFound
     VS_ERROR_NO_SUCH_INSTANCE,    // exit 1, InvalidInstanceId.NotFound
+    VS_ERROR_REPOSITORY_DAMAGED,  // exit 1, RepositoryDamaged
     VS_ERROR_INVALID_PARAMETER,   // exit 2, InvalidParameter
     VS_ERROR_INVALID_NAME,        // exit 2, InvalidSnapshotName.Malformed
     VS_ERROR_INVALID_DESCRIPTION, // exit 2, InvalidDescription.Malformed

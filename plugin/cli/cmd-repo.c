@@ -117,8 +117,9 @@ vs_cmd_repo_check(VsInvocation *invocation, GError **error)
     add_count_line(invocation, "objects:", result.objects);
     add_size_line(invocation, "bytes:", result.bytes);
     add_count_line(invocation, "snapshots:", result.snapshots);
-    struct json_object *problems = json_object_new_array();
     guint count = result.problems != NULL ? result.problems->len : 0;
+    add_count_line(invocation, "problems:", count);
+    struct json_object *problems = json_object_new_array();
     for (guint i = 0; i < count; i++) {
         const char *problem = g_ptr_array_index(result.problems, i);
         g_autofree char *line = vs_error_escape(problem, G_MAXSIZE);
@@ -128,9 +129,9 @@ vs_cmd_repo_check(VsInvocation *invocation, GError **error)
     json_object_object_add(invocation->document, "problems", problems);
     if (count == 0)
         return true;
-    g_set_error(error, VS_ERROR, VS_ERROR_FAILED, "repository %s: check: %u problem%s found: %s",
-                invocation->repo, count, count == 1 ? "" : "s",
-                (char *)g_ptr_array_index(result.problems, 0));
+    g_set_error(error, VS_ERROR, VS_ERROR_REPOSITORY_DAMAGED,
+                "repository %s: check: %u problem%s found: %s", invocation->repo, count,
+                count == 1 ? "" : "s", (char *)g_ptr_array_index(result.problems, 0));
     return false;
 }
 

@@ -2,6 +2,7 @@
 #include "plugin/error.h"
 
 #include "nbd-export/restore/restore.h"
+#include "nbd-export/store/chunk-store.h"
 #include "nbd-export/store/repository.h"
 #include "qmp/client.h"
 
@@ -51,6 +52,9 @@ TEST(Error, LowerLayersErrorsAreKnown)
     EXPECT_EQ(ExitStatus(VS_REPOSITORY_ERROR, VS_REPOSITORY_ERROR_MISSING), 1);
     EXPECT_EQ(ApiCode(VS_REPOSITORY_ERROR, VS_REPOSITORY_ERROR_NOT_FOUND),
               "InvalidSnapshotId.NotFound");
+    EXPECT_EQ(ApiCode(VS_CHUNK_STORE_ERROR, VS_CHUNK_STORE_ERROR_CORRUPT), "RepositoryDamaged");
+    EXPECT_EQ(ApiCode(VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT), "RepositoryDamaged");
+    EXPECT_EQ(ApiCode(VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_UNSUPPORTED), "InternalError");
     EXPECT_EQ(ExitStatus(VS_QMP_ERROR, VS_QMP_ERROR_TAKEN), 3);
     EXPECT_EQ(ExitStatus(VS_QMP_ERROR, VS_QMP_ERROR_CONNECT), 1);
     EXPECT_EQ(ExitStatus(VS_RESTORE_ERROR, VS_RESTORE_ERROR_EXISTS), 1);
