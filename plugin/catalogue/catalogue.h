@@ -41,7 +41,7 @@ bool vs_catalogue_is_instance_busy(VsCatalogue *catalogue, const char *instance_
 // The error text of a snapshot whose process died.
 #define VS_CATALOGUE_ABANDONED "the process that made it has died"
 
-// Adds the snapshots (VsSnapshot *) as progressing, at once.
+// Adds the snapshots (VsSnapshot *) as progressing, at once, and remembers their disks.
 bool vs_catalogue_begin(VsCatalogue *catalogue, const GPtrArray *snapshots,
                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // Cheap; called several times a second.

@@ -11,7 +11,7 @@ begin_one(sqlite3 *db, const VsSnapshot *snapshot, GError **error)
                  .status = VS_STATUS_PROGRESSING,
                  .progress_percent = snapshot->progress_percent,
                  .remaining_seconds = snapshot->remaining_seconds};
-    return vs_rows_put(db, &row, error) &&
+    return vs_rows_put(db, &row, error) && vs_rows_put_disk_of(db, snapshot->manifest, error) &&
            vs_rows_put_tags(db, snapshot->manifest->id, snapshot->tags, error);
 }
 

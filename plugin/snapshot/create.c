@@ -134,20 +134,6 @@ drop_stale_bitmaps(Create *create, GError **error)
     return true;
 }
 
-static VsKnownDisk
-known_disk(const VsManifest *manifest)
-{
-    return (VsKnownDisk){.id = manifest->disk_id,
-                         .instance_id = manifest->instance_id,
-                         .instance_name = manifest->instance_name,
-                         .instance_kind = manifest->instance_kind,
-                         .target = manifest->disk_target,
-                         .source = manifest->disk_source,
-                         .format = manifest->disk_format,
-                         .chain = manifest->disk_chain,
-                         .virtual_size_bytes = manifest->virtual_size_bytes};
-}
-
 static bool
 announce(Create *create, GError **error)
 {
@@ -157,9 +143,6 @@ announce(Create *create, GError **error)
         VsManifest *manifest = g_ptr_array_index(create->manifests, i);
         manifest->created_at_us = now;
         manifest->expires_at_us = create->request->retain_us ? now + create->request->retain_us : 0;
-        VsKnownDisk disk = known_disk(manifest);
-        if (!vs_catalogue_remember_disk(create->engine->catalogue, &disk, error))
-            return false;
         VsSnapshot *row = vs_snapshot_new(vs_manifest_copy(manifest));
         if (create->request->tags) {
             g_hash_table_unref(row->tags);
