@@ -2,6 +2,7 @@
 // The chunk store on an object store that fails, or whose objects are damaged.
 #include <gtest/gtest.h>
 
+#include "nbd-export/store/pack-index-writer.h"
 #include "tests/component/chunk_store_fixture.h"
 
 namespace
@@ -270,6 +271,34 @@ TEST(ChunkStore, KeepsADamagedPackThatHoldsWhatIsWanted)
     EXPECT_EQ(objects.Objects().count(name), 1u);
     EXPECT_TRUE(Compact(store.get(), Model(), &result)) << "no one wants it: it may go";
     EXPECT_EQ(NamesIn(&objects, "packs").size(), 0u);
+}
+
+TEST(ChunkStore, BelievesAPackRatherThanTheIndexOnWhereAnObjectIs)
+{
+    FaultyObjectStore objects;
+    Model all = Fill(&objects, 0, 2);
+    VsIndexEntry wrong;
+    ASSERT_TRUE(vs_chunk_store_locate(Open(&objects).get(), &all.begin()->first, &wrong.pack,
+                                      &wrong.entry, nullptr));
+    wrong.entry.offset++;
+    objects.EraseObject(NamesIn(&objects, "index").at(0));
+    // A segment that is sound in itself, so that nothing speaks against what it says.
+    auto next = [](gpointer user_data, VsIndexEntry *entry, bool *end, GError **) {
+        auto *left = static_cast<std::vector<VsIndexEntry> *>(user_data);
+        *end = left->empty();
+        if (!*end) {
+            *entry = left->back();
+            left->pop_back();
+        }
+        return true;
+    };
+    std::vector<VsIndexEntry> entries = {wrong};
+    g_autoptr(GArray) packs = g_array_new(FALSE, FALSE, sizeof(VsPackId));
+    g_array_append_val(packs, wrong.pack);
+    g_autoptr(VsPackIndex) segment =
+        vs_pack_index_write(objects.store(), packs, next, &entries, nullptr);
+    ASSERT_NE(segment, nullptr);
+    ExpectAll(Open(&objects).get(), {*all.begin()});
 }
 
 } // namespace
