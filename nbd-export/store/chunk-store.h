@@ -30,7 +30,7 @@ typedef enum {
     VS_CHUNK_STORE_ERROR_CORRUPT, // it is there, but damaged
 } VsChunkStoreError;
 
-#define VS_CHUNK_STORE_SEGMENT_ENTRIES (1u << 18)
+#define VS_CHUNK_STORE_SEGMENT_ENTRIES (1u << 16)
 
 typedef struct _VsChunkStore VsChunkStore;
 

@@ -18,7 +18,7 @@
 G_BEGIN_DECLS
 
 #define VS_SPAN_BYTES (512u << 10)       // or one chunk, where that is more
-#define VS_INGEST_POOL_BYTES (24u << 20) // of all spans together
+#define VS_INGEST_POOL_BYTES (16u << 20) // of all spans together
 
 // A part of a span that is known: data (in the buffer) or zeroes. Ascending, not overlapping.
 typedef struct {

@@ -8,7 +8,7 @@ write_last_sector(VsQmpClient *client, const VsQmpCapture *capture, GCancellable
                   GError **error)
 {
     uint64_t size = capture->disk->disk->virtual_size_bytes;
-    g_autofree char *line = g_strdup_printf("qemu-io %s \"write -z %" G_GUINT64_FORMAT " 512\"",
+    g_autofree char *line = g_strdup_printf("qemu-io %s \"write -q -z %" G_GUINT64_FORMAT " 512\"",
                                             capture->names.mark_node, size - 512);
     return vs_qmp_client_do(client, "human-monitor-command",
                             vs_qmp_args("command-line", vs_qmp_str(line), NULL), cancellable,
