@@ -160,6 +160,20 @@ TEST_F(Pull, ReadsEverythingFromAServerWithoutMetaContexts)
     EXPECT_EQ(progress.read_bytes, kSize);
 }
 
+TEST_F(Pull, GoesOnWhereAShortAnswerAboutExtentsEnds)
+{
+    // Each request is answered for its first 256 KiB only.
+    serve({"eval", "get_size=echo " + std::to_string(kSize), "can_extents=exit 0",
+           "pread=dd if=" + image_ +
+               " bs=65536 iflag=skip_bytes,count_bytes skip=$4 count=$3 2>/dev/null",
+           "extents=l=262144; [ $3 -ge $l ] || l=$3; echo $4 $l"});
+    ASSERT_EQ(pull(), -1);
+    expect_content(content_);
+    VsPullProgress progress;
+    vs_pull_progress(pull_, &progress);
+    EXPECT_EQ(progress.read_bytes, kSize);
+}
+
 TEST_F(Pull, FailsCleanlyOnAServersReadError)
 {
     serve({"--filter=error", "file", image_, "error-pread=EIO", "error-pread-rate=30%"});
