@@ -138,11 +138,8 @@ static bool
 announce(Create *create, GError **error)
 {
     g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)vs_snapshot_free);
-    int64_t now = g_get_real_time();
     for (unsigned i = 0; i < create->manifests->len; i++) {
         VsManifest *manifest = g_ptr_array_index(create->manifests, i);
-        manifest->created_at_us = now;
-        manifest->expires_at_us = create->request->retain_us ? now + create->request->retain_us : 0;
         VsSnapshot *row = vs_snapshot_new(vs_manifest_copy(manifest));
         if (create->request->tags) {
             g_hash_table_unref(row->tags);
@@ -239,18 +236,36 @@ mark_failed(Create *create, const GError *failure)
         warn(create, "noting the failure in the catalogue", error);
 }
 
+// What fails before there is a point in time leaves no trace, not even a failed snapshot.
+static bool
+begin(Create *create, GError **error)
+{
+    if (!begin_point(create, error))
+        return false;
+    if (announce(create, error))
+        return true;
+    g_autoptr(GError) unsettled = NULL;
+    VsDriver *driver = create->session.driver;
+    if (!driver->ops->settle(driver, false, &unsettled))
+        g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
+                       unsettled->message);
+    return false;
+}
+
 static bool
 run(Create *create, GError **error)
 {
     GError *failure = NULL;
-    if (begin_point(create, &failure) && capture(create, &failure))
+    bool begun = begin(create, &failure);
+    if (begun && capture(create, &failure))
         return true;
     if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
         g_clear_error(&failure);
         g_set_error(&failure, VS_ERROR, VS_ERROR_CANCELLED, "creating a snapshot of %s: cancelled",
                     create->session.instance->name);
     }
-    mark_failed(create, failure);
+    if (begun)
+        mark_failed(create, failure);
     g_propagate_error(error, failure);
     return false;
 }
@@ -287,8 +302,7 @@ vs_engine_create(const VsEngine *engine, const VsCreateRequest *request, GError 
     if (!vs_repository_lock(engine->repository, VS_REPOSITORY_SHARED, REPOSITORY_LOCK_TIMEOUT_MS,
                             error) ||
         !vs_session_open(&create.session, engine, request->instance, true, error) ||
-        !make_plan(&create, error) || !drop_stale_bitmaps(&create, error) ||
-        !announce(&create, error) || !run(&create, error))
+        !make_plan(&create, error) || !drop_stale_bitmaps(&create, error) || !run(&create, error))
         return NULL;
     return make_result(&create, error);
 }

@@ -250,6 +250,7 @@ TEST_F(BadInput, Values)
         many.insert(many.end(), {"--tag", "k" + std::to_string(i) + "=v"});
     refused(many, 2);
     refused({"create", vm_, "--scratch-dir", dir_.file("absent")}, 1, "absent");
+    EXPECT_EQ(virtsnap_.json({"list"}).size(), 0u); // not even a failed snapshot
     refused({"frobnicate"}, 2);
     refused({}, 2);
     refused({"list", "--status", "odd"}, 2);
