@@ -31,10 +31,30 @@ vs_disk_free(VsDisk *disk)
     g_free(disk);
 }
 
+VsInstanceFile *
+vs_instance_file_new(const char *role, const char *path)
+{
+    VsInstanceFile *file = g_new0(VsInstanceFile, 1);
+    file->role = g_strdup(role);
+    file->path = g_strdup(path);
+    return file;
+}
+
+void
+vs_instance_file_free(VsInstanceFile *file)
+{
+    if (!file)
+        return;
+    g_free(file->role);
+    g_free(file->path);
+    g_free(file);
+}
+
 VsInstance *
 vs_instance_new(void)
 {
     VsInstance *instance = g_new0(VsInstance, 1);
+    instance->files = g_ptr_array_new_with_free_func((GDestroyNotify)vs_instance_file_free);
     instance->disks = g_ptr_array_new_with_free_func((GDestroyNotify)vs_disk_free);
     return instance;
 }
@@ -49,6 +69,7 @@ vs_instance_free(VsInstance *instance)
     g_free(instance->kind);
     g_free(instance->status);
     g_free(instance->definition);
+    g_ptr_array_unref(instance->files);
     g_ptr_array_unref(instance->disks);
     g_free(instance);
 }

@@ -10,27 +10,38 @@ G_BEGIN_DECLS
 
 typedef struct {
     char *id;           // d-…, "" until identified
-    char *target;       // the name users know: qdev id, device id or node name
+    char *target;       // the name users know: qdev id, device id or node name; libvirt's dev
     GPtrArray *aliases; // char *: other names that select it
-    char *node;         // QEMU's node that holds the format
+    char *node;         // QEMU's node that holds the format, NULL: not by a monitor
     char *source;       // image, absolute path or URI
     char *format;       // "qcow2", "raw", …
     GPtrArray *chain;   // char *: image and its backing files, top first
     uint64_t virtual_size_bytes;
+    bool can_track;          // changes to it can be recorded in a dirty bitmap here
     bool persistent_bitmaps; // the image can store them
     bool iothread;
     bool is_shared;     // written by others too: bitmaps don't see all
-    GPtrArray *bitmaps; // VsQmpBitmap *: what is recorded on the node
+    GPtrArray *bitmaps; // VsQmpBitmap *: what is recorded on it
     char *unavailable;  // why it can't be snapshotted now (another job has it), NULL: it can
 } VsDisk;
 
+// A file that the definition points to: what the machine needs besides its disks.
 typedef struct {
-    char *id; // i-…
+    char *role; // "nvram", "kernel", "initrd", "dtb"
+    char *path;
+} VsInstanceFile;
+VsInstanceFile *vs_instance_file_new(const char *role, const char *path);
+void vs_instance_file_free(VsInstanceFile *file);
+
+typedef struct {
+    char *id; // i-…, NULL: an image that no instance has
     char *name;
-    char *kind;       // "qmp", "libvirt"
+    char *kind;       // "qmp", "libvirt", NULL: an image that no instance has
     char *status;     // "running", "paused", "stopped"
     char *definition; // text for the manifest, NULL: none
+    GPtrArray *files; // VsInstanceFile *
     GPtrArray *disks; // VsDisk *
+    bool one_capture; // its disks are captured all live or all staged
 } VsInstance;
 
 VsDisk *vs_disk_new(void);

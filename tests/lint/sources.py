@@ -30,7 +30,8 @@ FORBIDDEN_INCLUDES = {
 HEADER_OWNERS = {
     r"sqlite3\.h": ("plugin/catalogue/",),
     r"libnbd\.h": ("nbd-export/pull/", "nbd-export/restore/"),
-    r"libvirt/.*": ("plugin/hypervisor/",),
+    r"libvirt/.*": ("plugin/hypervisor/domain",),
+    r"libxml/.*": ("plugin/hypervisor/domain-xml",),
     r"openssl/.*": ("nbd-export/store/",),
     r"zstd.*\.h": ("nbd-export/store/",),
     r"nbdkit.*\.h": ("nbd-export/serve/",),
