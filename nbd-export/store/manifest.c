@@ -48,16 +48,22 @@ typedef struct {
     const char *name;
     size_t offset; // of 64 bits in VsManifest
     uint64_t minimum;
+    bool may_lack; // came later: 0 in manifests without it
 } NumberField;
 
-#define NUMBER(field, least)                                                                       \
+#define NUMBER(field, ...)                                                                         \
     {                                                                                              \
-        .name = #field, .offset = G_STRUCT_OFFSET(VsManifest, field), .minimum = (least)           \
+        .name = #field, .offset = G_STRUCT_OFFSET(VsManifest, field), __VA_ARGS__                  \
     }
 
 static const NumberField number_fields[] = {
-    NUMBER(created_at_us, 0),      NUMBER(expires_at_us, 0), NUMBER(generation, 1),
-    NUMBER(virtual_size_bytes, 0), NUMBER(read_bytes, 0),    NUMBER(new_bytes, 0),
+    NUMBER(created_at_us),
+    NUMBER(expires_at_us),
+    NUMBER(generation, .minimum = 1),
+    NUMBER(virtual_size_bytes),
+    NUMBER(read_bytes),
+    NUMBER(new_bytes),
+    NUMBER(frozen_us, .may_lack = true),
 };
 
 GQuark
@@ -72,10 +78,40 @@ text_of(const VsManifest *manifest, const TextField *field)
     return &G_STRUCT_MEMBER(char *, manifest, field->offset);
 }
 
+VsManifestFile *
+vs_manifest_file_copy(const VsManifestFile *file)
+{
+    VsManifestFile *copy = g_new(VsManifestFile, 1);
+
+    *copy = *file;
+    copy->role = g_strdup(file->role);
+    copy->path = g_strdup(file->path);
+    return copy;
+}
+
+void
+vs_manifest_file_free(VsManifestFile *file)
+{
+    if (file == NULL)
+        return;
+    g_free(file->role);
+    g_free(file->path);
+    g_free(file);
+}
+
+static GPtrArray *
+files_new(void)
+{
+    return g_ptr_array_new_with_free_func((GDestroyNotify)vs_manifest_file_free);
+}
+
 VsManifest *
 vs_manifest_new(void)
 {
-    return g_new0(VsManifest, 1);
+    VsManifest *manifest = g_new0(VsManifest, 1);
+
+    manifest->files = files_new();
+    return manifest;
 }
 
 static void
@@ -88,11 +124,14 @@ copy_texts(VsManifest *copy, const VsManifest *manifest, const TextField *fields
 VsManifest *
 vs_manifest_copy(const VsManifest *manifest)
 {
-    VsManifest *copy = vs_manifest_new();
+    VsManifest *copy = g_new(VsManifest, 1);
 
     *copy = *manifest;
     copy_texts(copy, manifest, head_fields, G_N_ELEMENTS(head_fields));
     copy_texts(copy, manifest, tail_fields, G_N_ELEMENTS(tail_fields));
+    copy->files = files_new();
+    for (unsigned i = 0; i < manifest->files->len; i++)
+        g_ptr_array_add(copy->files, vs_manifest_file_copy(manifest->files->pdata[i]));
     return copy;
 }
 
@@ -110,6 +149,7 @@ vs_manifest_free(VsManifest *manifest)
         return;
     free_texts(manifest, head_fields, G_N_ELEMENTS(head_fields));
     free_texts(manifest, tail_fields, G_N_ELEMENTS(tail_fields));
+    g_ptr_array_unref(manifest->files);
     g_free(manifest);
 }
 
@@ -130,11 +170,42 @@ encode_texts(json_object *object, const VsManifest *manifest, const TextField *f
     }
 }
 
+static json_object *
+digest_to_json(const VsDigest *digest)
+{
+    char hex[VS_DIGEST_HEX_BYTES];
+
+    vs_digest_to_hex(digest, hex);
+    return json_object_new_string(hex);
+}
+
+static json_object *
+file_to_json(const VsManifestFile *file)
+{
+    json_object *object = json_object_new_object();
+
+    json_object_object_add(object, "role", text_to_json(file->role));
+    json_object_object_add(object, "path", text_to_json(file->path));
+    json_object_object_add(object, "size_bytes", json_object_new_uint64(file->size_bytes));
+    json_object_object_add(object, "mode", json_object_new_uint64(file->mode));
+    json_object_object_add(object, "root", digest_to_json(&file->root));
+    return object;
+}
+
+static json_object *
+files_to_json(const GPtrArray *files)
+{
+    json_object *array = json_object_new_array();
+
+    for (unsigned i = 0; i < files->len; i++)
+        json_object_array_add(array, file_to_json(files->pdata[i]));
+    return array;
+}
+
 GBytes *
 vs_manifest_encode(const VsManifest *manifest)
 {
     json_object *object = json_object_new_object();
-    char root[VS_DIGEST_HEX_BYTES];
 
     json_object_object_add(object, "format", json_object_new_int(VS_MANIFEST_FORMAT));
     encode_texts(object, manifest, head_fields, G_N_ELEMENTS(head_fields));
@@ -142,9 +213,9 @@ vs_manifest_encode(const VsManifest *manifest)
         uint64_t number = G_STRUCT_MEMBER(uint64_t, manifest, number_fields[i].offset);
         json_object_object_add(object, number_fields[i].name, json_object_new_uint64(number));
     }
-    vs_digest_to_hex(&manifest->root, root);
-    json_object_object_add(object, "root", json_object_new_string(root));
+    json_object_object_add(object, "root", digest_to_json(&manifest->root));
     encode_texts(object, manifest, tail_fields, G_N_ELEMENTS(tail_fields));
+    json_object_object_add(object, "files", files_to_json(manifest->files));
 
     GBytes *bytes = vs_sealed_json_encode(object);
     json_object_put(object);
@@ -163,7 +234,17 @@ text_is_allowed(const TextField *field, const char *text)
     return true;
 }
 
-// The functions from here on return the name of a member that is wrong, NULL for none.
+static bool
+decode_digest(json_object *object, const char *name, VsDigest *digest)
+{
+    const char *hex;
+
+    return vs_sealed_json_get_text(object, name, &hex) && hex != NULL &&
+           vs_digest_from_hex(hex, digest);
+}
+
+// The decoding functions with text as their result return the name of a member that is wrong, NULL
+// for none.
 static const char *
 decode_texts(json_object *object, VsManifest *manifest, const TextField *fields, size_t count)
 {
@@ -180,17 +261,69 @@ decode_texts(json_object *object, VsManifest *manifest, const TextField *fields,
 static const char *
 decode_values(json_object *object, VsManifest *manifest)
 {
-    const char *root;
-
     for (size_t i = 0; i < G_N_ELEMENTS(number_fields); i++) {
-        uint64_t *number = &G_STRUCT_MEMBER(uint64_t, manifest, number_fields[i].offset);
-        if (!vs_sealed_json_get_uint(object, number_fields[i].name, number) ||
-            *number < number_fields[i].minimum)
-            return number_fields[i].name;
+        const NumberField *field = &number_fields[i];
+        uint64_t *number = &G_STRUCT_MEMBER(uint64_t, manifest, field->offset);
+        if (field->may_lack && !json_object_object_get_ex(object, field->name, NULL))
+            continue;
+        if (!vs_sealed_json_get_uint(object, field->name, number) || *number < field->minimum)
+            return field->name;
     }
-    if (!vs_sealed_json_get_text(object, "root", &root) || root == NULL ||
-        !vs_digest_from_hex(root, &manifest->root))
-        return "root";
+    return decode_digest(object, "root", &manifest->root) ? NULL : "root";
+}
+
+static bool
+role_is_allowed(const char *role)
+{
+    return role != NULL && *role != '\0' && strlen(role) <= VS_MANIFEST_FILE_MAX_ROLE_BYTES &&
+           role[strspn(role, "abcdefghijklmnopqrstuvwxyz0123456789-")] == '\0';
+}
+
+static bool
+path_is_allowed(const char *path)
+{
+    return path != NULL && *path != '\0' && strlen(path) <= VS_MANIFEST_FILE_MAX_PATH_BYTES;
+}
+
+// NULL where a member is wrong.
+static VsManifestFile *
+decode_file(json_object *object)
+{
+    g_autoptr(VsManifestFile) file = g_new0(VsManifestFile, 1);
+    const char *role, *path;
+    uint64_t mode;
+
+    if (!json_object_is_type(object, json_type_object) ||
+        !vs_sealed_json_get_text(object, "role", &role) || !role_is_allowed(role) ||
+        !vs_sealed_json_get_text(object, "path", &path) || !path_is_allowed(path) ||
+        !vs_sealed_json_get_uint(object, "size_bytes", &file->size_bytes) ||
+        file->size_bytes > VS_MANIFEST_FILE_MAX_BYTES ||
+        !vs_sealed_json_get_uint(object, "mode", &mode) || mode > 07777 ||
+        !decode_digest(object, "root", &file->root) ||
+        (file->size_bytes == 0 && !vs_digest_is_zero(&file->root)))
+        return NULL;
+    file->role = g_strdup(role);
+    file->path = g_strdup(path);
+    file->mode = (uint32_t)mode;
+    return g_steal_pointer(&file);
+}
+
+static const char *
+decode_files(json_object *object, VsManifest *manifest)
+{
+    json_object *files;
+
+    if (!json_object_object_get_ex(object, "files", &files))
+        return NULL;
+    if (!json_object_is_type(files, json_type_array) ||
+        json_object_array_length(files) > VS_MANIFEST_MAX_FILES)
+        return "files";
+    for (size_t i = 0; i < json_object_array_length(files); i++) {
+        VsManifestFile *file = decode_file(json_object_array_get_idx(files, i));
+        if (file == NULL)
+            return "files";
+        g_ptr_array_add(manifest->files, file);
+    }
     return NULL;
 }
 
@@ -203,6 +336,8 @@ decode_members(json_object *object, VsManifest *manifest)
         wrong = decode_values(object, manifest);
     if (wrong == NULL)
         wrong = decode_texts(object, manifest, tail_fields, G_N_ELEMENTS(tail_fields));
+    if (wrong == NULL)
+        wrong = decode_files(object, manifest);
     return wrong;
 }
 
@@ -268,4 +403,21 @@ vs_manifest_relabel(GBytes *bytes, const VsManifest *labels, GError **error)
     if (readable == NULL)
         g_clear_pointer(&relabelled, g_bytes_unref);
     return relabelled;
+}
+
+GBytes *
+vs_manifest_drop_files(GBytes *bytes, GError **error)
+{
+    g_autoptr(VsManifest) manifest = vs_manifest_decode(bytes, error);
+    const char *cause = NULL;
+
+    if (manifest == NULL)
+        return NULL;
+    if (manifest->files->len == 0)
+        return g_bytes_ref(bytes);
+    json_object *object = vs_sealed_json_decode(bytes, &cause);
+    json_object_object_del(object, "files");
+    GBytes *without = vs_sealed_json_encode(object);
+    json_object_put(object);
+    return without;
 }

@@ -7,8 +7,9 @@
 //
 // The file is a sealed JSON document (sealed-json.h): "format" and then the members of VsManifest,
 // by their names, in their order. Texts are strings, or null for NULL; numbers are integers from 0
-// to 2^63 − 1; root is 64 lower-case hex digits. Members that a reader doesn't know are ignored, so
-// a member may be added without a new format; a higher "format" is refused.
+// to 2^63 − 1; root is 64 lower-case hex digits; files is an array of objects with the members of
+// VsManifestFile. Members that a reader doesn't know are ignored, so a member may be added without
+// a new format; a higher "format" is refused.
 #pragma once
 
 #include "nbd-export/store/id.h"
@@ -27,6 +28,28 @@ typedef enum {
 #define VS_MANIFEST_FORMAT 1
 #define VS_MANIFEST_MAX_BYTES (8u << 20) // a VM definition may be in it
 
+// A definition points to a handful of files; the largest, an initrd with everything in it, has
+// some hundred MiB. What is larger is a disk.
+#define VS_MANIFEST_MAX_FILES 32u
+#define VS_MANIFEST_FILE_MAX_BYTES (256u << 20)
+#define VS_MANIFEST_FILE_MAX_ROLE_BYTES 32u
+#define VS_MANIFEST_FILE_MAX_PATH_BYTES 16384u // PATH_MAX, with every byte escaped
+
+// A small file that belongs to the machine's definition. Its content is a tree of chunks as a
+// disk's is (attachment.h): the last chunk is filled up with zeroes.
+typedef struct {
+    char *role; // what the machine has it for: "nvram", "kernel", "initrd", "dtb", "loader" or
+                // another word of a-z, 0-9 and '-'
+    char *path; // as the definition names it
+    uint64_t size_bytes;
+    uint32_t mode; // permissions, 0 to 07777
+    VsDigest root; // VS_DIGEST_ZERO where size_bytes is 0
+} VsManifestFile;
+
+VsManifestFile *vs_manifest_file_copy(const VsManifestFile *file);
+void vs_manifest_file_free(VsManifestFile *file);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsManifestFile, vs_manifest_file_free)
+
 typedef struct {
     char *id;              // s-…
     char *group;           // ssg-…, NULL: not in one
@@ -43,6 +66,7 @@ typedef struct {
     uint64_t virtual_size_bytes;
     uint64_t read_bytes; // pulled over NBD
     uint64_t new_bytes;  // stored for it
+    int64_t frozen_us;   // how long the guest's file systems stood still for it, 0: not frozen
     VsDigest root;
 
     char *instance_id;
@@ -56,8 +80,10 @@ typedef struct {
     char *disk_chain; // JSON text: file names of the image's backing chain, top first; decides
                       // whether a bitmap still counts
     char *bitmap;     // name of the dirty bitmap started at the point in time, NULL: none
+    GPtrArray *files; // VsManifestFile *, owned by it; empty: none
 } VsManifest;
 
+// All members are zero or NULL, but for files, which is never NULL.
 VsManifest *vs_manifest_new(void);
 VsManifest *vs_manifest_copy(const VsManifest *manifest);
 void vs_manifest_free(VsManifest *manifest);
@@ -67,12 +93,16 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsManifest, vs_manifest_free)
 // whether a reader would take it, only decode says (which a commit asks before it writes).
 GBytes *vs_manifest_encode(const VsManifest *manifest);
 // Every field is checked (ids' form, sizes, known words); unknown members are ignored. Needed are:
-// id, kind, mode, consistency, disk_id, root and the numbers; instance_id is an "i-" id or NULL.
+// id, kind, mode, consistency, disk_id, root and the numbers but for frozen_us, which older
+// manifests lack as they lack files; instance_id is an "i-" id or NULL.
 VsManifest *vs_manifest_decode(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // The file with the labels (name, description, expiry) of another manifest in the place of its own,
 // and all else as it is: members that a newer program wrote stay.
 GBytes *vs_manifest_relabel(GBytes *bytes, const VsManifest *labels,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// The same file without "files": a hidden base serves the next incremental, which needs none.
+GBytes *vs_manifest_drop_files(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

@@ -109,7 +109,8 @@ bool vs_repository_read_contents(VsRepository *repository, VsDamagedObjectFunc d
                                  gpointer user_data, VsContents *contents,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// The tree of a manifest.
+// The tree of a manifest, and that of one of its files.
 VsTree vs_repository_tree(const VsRepository *repository, const VsManifest *manifest);
+VsTree vs_repository_file_tree(const VsRepository *repository, const VsManifestFile *file);
 
 G_END_DECLS

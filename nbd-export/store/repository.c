@@ -141,3 +141,9 @@ vs_repository_tree(const VsRepository *repository, const VsManifest *manifest)
     return (VsTree){manifest->root,
                     vs_repository_chunk_count(repository, manifest->virtual_size_bytes)};
 }
+
+VsTree
+vs_repository_file_tree(const VsRepository *repository, const VsManifestFile *file)
+{
+    return (VsTree){file->root, vs_repository_chunk_count(repository, file->size_bytes)};
+}
