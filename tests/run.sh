@@ -18,7 +18,7 @@ sanitized_suites=(unit component integration fuzz)
 threaded_tests=(chunk_store pull)
 
 # What can't run on the machine that is to run everything is a failure, not a skip.
-export VIRTSNAP_TEST_REQUIRE=${VIRTSNAP_TEST_REQUIRE-qemu,nbd,guest}
+export VIRTSNAP_TEST_REQUIRE=${VIRTSNAP_TEST_REQUIRE-qemu,nbd,guest,libvirt}
 export ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_checks=1
 export UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
 

@@ -21,6 +21,7 @@ const std::map<std::string, std::vector<std::string>> PROGRAMS = {
     {"qemu", {"qemu-system-x86_64", "qemu-img", "qemu-storage-daemon"}},
     {"nbd", {"nbdinfo", "nbdcopy"}},
     {"guest", {}},
+    {"libvirt", {"libvirtd", "virsh"}},
 };
 
 std::vector<std::string>
@@ -38,7 +39,11 @@ split(const char *text, char separator)
 bool
 in_path(const std::string &program)
 {
-    for (const std::string &directory : split(getenv("PATH"), ':'))
+    std::vector<std::string> directories = split(getenv("PATH"), ':');
+
+    // Daemons are not in every user's PATH.
+    directories.emplace_back("/usr/sbin");
+    for (const std::string &directory : directories)
         if (access((directory + "/" + program).c_str(), X_OK) == 0)
             return true;
     return false;

@@ -11,9 +11,10 @@ namespace support
 {
 
 // Runs all tests if every capability of @needed is there:
-//   qemu   qemu-system-x86_64, qemu-img, qemu-storage-daemon
-//   nbd    nbdinfo, nbdcopy
-//   guest  the built guest (its kernel and busybox were installed when meson was set up)
+//   qemu     qemu-system-x86_64, qemu-img, qemu-storage-daemon
+//   nbd      nbdinfo, nbdcopy
+//   guest    the built guest (its kernel and busybox were installed when meson was set up)
+//   libvirt  libvirtd, virsh
 // Else returns 77 (skipped), or 1 when VIRTSNAP_TEST_REQUIRE, a comma-separated list, names what
 // is missing.
 int gated_main(int argc, char **argv, const std::vector<std::string> &needed);

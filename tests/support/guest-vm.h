@@ -3,6 +3,7 @@
 #ifndef TESTS_SUPPORT_GUEST_VM_H
 #define TESTS_SUPPORT_GUEST_VM_H
 
+#include "tests/support/guest-console.h"
 #include "tests/support/qemu-process.h"
 #include "tests/support/temp-dir.h"
 
@@ -14,19 +15,8 @@
 namespace support
 {
 
-// What the writer's newest console line says.
-struct WriterStatus {
-    uint64_t sequence = 0;
-    int64_t max_ms = 0;   // longest write with flush since the line before
-    int64_t worst_ms = 0; // since the writer started
-};
-
-struct GuestOptions {
-    // QEMU arguments that define the disks, and the paths the guest sees them by, in write order.
-    std::vector<std::string> disk_arguments;
-    std::vector<std::string> guest_disks = {"/dev/vda", "/dev/vdb"};
-    unsigned slots = 4096; // 4 KiB each, on every disk
-    unsigned rate = 0;     // records per second, 0: as fast as it goes
+struct GuestOptions : WriterOptions {
+    std::vector<std::string> disk_arguments; // QEMU's, that define the disks
     std::string machine = "q35";
 };
 
@@ -34,9 +24,7 @@ struct GuestOptions {
 class GuestVm
 {
   public:
-    // Boots and waits for the writer's first line (about 3 s on an idle host). Throws
-    // std::runtime_error with the console's text when it does not come, or the writer finds fault
-    // with its disks.
+    // Boots and waits for the writer (GuestConsole::wait_for_writer).
     GuestVm(const TempDir &dir, const GuestOptions &options, const std::string &name = "vm");
 
     QemuProcess &
@@ -44,17 +32,27 @@ class GuestVm
     {
         return *qemu_;
     }
-    // Everything the guest has said, and its newest complete status line.
-    std::string console() const;
-    WriterStatus status() const;
-    // Waits until the writer has gone on from where it was by @records.
-    WriterStatus wait_for_records(uint64_t records,
-                                  Milliseconds timeout = std::chrono::seconds(30));
+    // GuestConsole's methods on this guest's console.
+    std::string
+    console() const
+    {
+        return console_.text();
+    }
+    WriterStatus
+    status() const
+    {
+        return console_.status();
+    }
+    WriterStatus
+    wait_for_records(uint64_t records, Milliseconds timeout = std::chrono::seconds(30)) const
+    {
+        return console_.wait_for_records(records, timeout);
+    }
     // Presses the power button and waits for the end: a clean stop of guest and QEMU.
     void power_off();
 
   private:
-    std::string console_path_;
+    GuestConsole console_;
     std::unique_ptr<QemuProcess> qemu_;
 };
 

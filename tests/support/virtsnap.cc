@@ -13,6 +13,8 @@ Virtsnap::command(const std::vector<std::string> &arguments) const
 
     if (!repository_.empty())
         argv.insert(argv.end(), {"--repo", repository_});
+    if (!uri_.empty())
+        argv.insert(argv.end(), {"--connect", uri_});
     argv.insert(argv.end(), arguments.begin(), arguments.end());
     return argv;
 }

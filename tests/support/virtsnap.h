@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Runs the program under test on one repository.
+// Runs the program under test on one repository, and one libvirt where it is told.
 #ifndef TESTS_SUPPORT_VIRTSNAP_H
 #define TESTS_SUPPORT_VIRTSNAP_H
 
@@ -17,8 +17,10 @@ namespace support
 class Virtsnap
 {
   public:
-    // Every run gets '--repo @repository'; an empty text leaves the option out.
-    explicit Virtsnap(std::string repository) : repository_(std::move(repository))
+    // Every run gets '--repo @repository' and '--connect @uri'; an empty text leaves the option
+    // out.
+    explicit Virtsnap(std::string repository, std::string uri = "")
+        : repository_(std::move(repository)), uri_(std::move(uri))
     {
     }
 
@@ -40,6 +42,7 @@ class Virtsnap
     std::vector<std::string> command(const std::vector<std::string> &arguments) const;
 
     std::string repository_;
+    std::string uri_;
 };
 
 } // namespace support
