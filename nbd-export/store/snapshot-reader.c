@@ -7,9 +7,10 @@
 
 struct _VsSnapshotReader {
     VsChunkAccess access; // owns its codec
+    VsTreeIo io;
+    VsTree tree;
     VsTreeCursor *cursor;
     uint64_t size_bytes;
-    uint64_t chunk_count;
     uint32_t chunk_size;
     uint64_t cached; // the chunk that cache holds, or NO_CHUNK
     bool cached_is_zero;
@@ -30,11 +31,11 @@ vs_snapshot_reader_new(VsRepository *repository, const VsTree *tree, uint64_t si
     reader->access.store = vs_repository_chunks(repository);
     reader->access.codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     reader->size_bytes = size_bytes;
-    reader->chunk_count = tree->chunk_count;
+    reader->tree = *tree;
     reader->chunk_size = vs_repository_chunk_size(repository);
     reader->cached = NO_CHUNK;
-    const VsTreeIo io = vs_chunk_access_tree_io(&reader->access);
-    reader->cursor = vs_tree_cursor_new(&io, tree);
+    reader->io = vs_chunk_access_tree_io(&reader->access);
+    reader->cursor = vs_tree_cursor_new(&reader->io, tree);
     return reader;
 }
 
@@ -65,7 +66,7 @@ vs_snapshot_reader_chunk(VsSnapshotReader *reader, uint64_t index, void *data, b
 {
     VsDigest digest;
 
-    if (index >= reader->chunk_count)
+    if (index >= reader->tree.chunk_count)
         return fail_range(reader, index * reader->chunk_size, reader->chunk_size, error);
     if (!vs_tree_cursor_get(reader->cursor, index, &digest, error))
         return false;
@@ -74,19 +75,27 @@ vs_snapshot_reader_chunk(VsSnapshotReader *reader, uint64_t index, void *data, b
                                           reader->chunk_size, error);
 }
 
+static bool
+load_cache(VsSnapshotReader *reader, uint64_t index, GError **error)
+{
+    if (reader->cached == index)
+        return true;
+    if (reader->cache == NULL)
+        reader->cache = g_malloc(reader->chunk_size);
+    reader->cached = NO_CHUNK;
+    if (!vs_snapshot_reader_chunk(reader, index, reader->cache, &reader->cached_is_zero, error))
+        return false;
+    reader->cached = index;
+    return true;
+}
+
 // Part of one chunk, through the cache.
 static bool
 read_part(VsSnapshotReader *reader, uint64_t index, size_t start, uint8_t *data, size_t length,
           GError **error)
 {
-    if (reader->cached != index) {
-        if (reader->cache == NULL)
-            reader->cache = g_malloc(reader->chunk_size);
-        reader->cached = NO_CHUNK;
-        if (!vs_snapshot_reader_chunk(reader, index, reader->cache, &reader->cached_is_zero, error))
-            return false;
-        reader->cached = index;
-    }
+    if (!load_cache(reader, index, error))
+        return false;
     if (reader->cached_is_zero)
         memset(data, 0, length);
     else
@@ -128,6 +137,51 @@ vs_snapshot_reader_read(VsSnapshotReader *reader, uint64_t offset, void *data, s
         to += part;
         offset += part;
         length -= part;
+    }
+    return true;
+}
+
+// The same in the cached chunk: among its first `length` bytes.
+static bool
+last_in_cache(const VsSnapshotReader *reader, size_t length, size_t *position)
+{
+    if (reader->cached_is_zero)
+        return false;
+    while (length > 0)
+        if (reader->cache[--length] != 0) {
+            *position = length;
+            return true;
+        }
+    return false;
+}
+
+bool
+vs_snapshot_reader_last_content(VsSnapshotReader *reader, uint64_t below, bool *found,
+                                uint64_t *offset, GError **error)
+{
+    const uint32_t chunk_size = reader->chunk_size;
+
+    below = MIN(below, reader->size_bytes);
+    *found = false;
+    while (below > 0) {
+        uint64_t index;
+        size_t position;
+        bool exists;
+        if (!vs_tree_last(&reader->io, &reader->tree, (below - 1) / chunk_size + 1, &exists, &index,
+                          error) ||
+            (exists && !load_cache(reader, index, error))) {
+            g_prefix_error(error, "cannot look for content below %" G_GUINT64_FORMAT ": ", below);
+            return false;
+        }
+        if (!exists)
+            return true;
+        const uint64_t start = index * chunk_size;
+        *found = last_in_cache(reader, MIN(below - start, chunk_size), &position);
+        if (*found) {
+            *offset = start + position;
+            return true;
+        }
+        below = start;
     }
     return true;
 }

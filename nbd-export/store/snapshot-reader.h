@@ -33,4 +33,10 @@ bool vs_snapshot_reader_chunk(VsSnapshotReader *reader, uint64_t index, void *da
 bool vs_snapshot_reader_read(VsSnapshotReader *reader, uint64_t offset, void *data, size_t length,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+// *offset: the highest byte below `below` (the disk's end at most) that is not zero; *found false
+// where there is none. Zero chunks and subtrees cost nothing, so that mostly one path of the tree
+// and one chunk are read. Keeps that chunk as vs_snapshot_reader_read() does.
+bool vs_snapshot_reader_last_content(VsSnapshotReader *reader, uint64_t below, bool *found,
+                                     uint64_t *offset, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 G_END_DECLS

@@ -50,6 +50,51 @@ vs_tree_walk(const VsTreeIo *io, const VsTree *tree, const VsTreeRange *range,
     return walk_node(&walk, &root, &tree->root, error);
 }
 
+// last ------------------------------------------------------------------------------------------
+
+typedef struct {
+    const VsTreeIo *io;
+    uint64_t highest; // no chunk above this one counts
+    bool *found;
+    uint64_t *index;
+} Last;
+
+static bool
+last_in_node(const Last *last, const VsTreePlace *place, const VsDigest *digest, GError **error)
+{
+    VsTreeNode node;
+
+    if (!vs_tree_load_node(last->io, place, digest, &node, error))
+        return false;
+    for (unsigned i = VS_TREE_FANOUT; i-- > 0 && !*last->found;) {
+        const VsTreePlace child = vs_tree_place_child(place, i);
+        if (vs_digest_is_zero(&node.children[i]) ||
+            child.position > vs_tree_slot(last->highest, place->level))
+            continue;
+        if (place->level == 0) {
+            *last->found = true;
+            *last->index = child.position;
+        } else if (!last_in_node(last, &child, &node.children[i], error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool
+vs_tree_last(const VsTreeIo *io, const VsTree *tree, uint64_t below, bool *found, uint64_t *index,
+             GError **error)
+{
+    *found = false;
+    below = MIN(below, tree->chunk_count);
+    if (below == 0 || vs_digest_is_zero(&tree->root))
+        return true;
+
+    const Last last = {io, below - 1, found, index};
+    const VsTreePlace root = vs_tree_place_root(tree->chunk_count);
+    return last_in_node(&last, &root, &tree->root, error);
+}
+
 // reach -----------------------------------------------------------------------------------------
 
 typedef struct {

@@ -107,6 +107,11 @@ bool vs_tree_walk(const VsTreeIo *io, const VsTree *tree, const VsTreeRange *ran
                   VsTreeVisitFunc visit, gpointer user_data,
                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+// *index: the highest chunk below `below` (what is beyond the tree's end does not count) that is
+// not zero; *found false where there is none. Loads two paths at most.
+bool vs_tree_last(const VsTreeIo *io, const VsTree *tree, uint64_t below, bool *found,
+                  uint64_t *index, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // Calls enter for each node and chunk for each chunk that is reachable, but for VS_DIGEST_ZERO;
 // enter tells whether the node is to be loaded and its children visited, so that shared subtrees
 // are visited once by a caller that remembers (a node's digest covers its level). Order: parents

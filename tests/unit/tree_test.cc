@@ -1,198 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// The oracle is a plain array of digests; nodes live in a map. Two trees are the same if their
-// roots are, so most properties compare a tree built by edits with one built from scratch.
-#include "nbd-export/store/tree.h"
-
-#include <gtest/gtest.h>
-
-#include <array>
-#include <cstring>
-#include <functional>
-#include <map>
-#include <random>
-#include <string>
-#include <vector>
+// Two trees are the same if their roots are, so most properties compare a tree built by edits with
+// one built from scratch.
+#include "tests/unit/tree_fixture.h"
 
 namespace
 {
-
-using Array = std::vector<uint64_t>; // 0: a zero chunk, else the chunk's number
-
-VsDigest
-Digest(uint64_t number)
-{
-    VsDigest digest = VS_DIGEST_ZERO;
-    if (number != 0)
-        vs_digest_compute(&number, sizeof number, &digest);
-    return digest;
-}
-
-std::string
-Key(const VsDigest &digest)
-{
-    return std::string(reinterpret_cast<const char *>(digest.bytes), VS_DIGEST_BYTES);
-}
-
-// Nodes in memory; counts what is loaded and stored, and fails on demand.
-class Nodes
-{
-  public:
-    std::map<std::string, std::string> nodes;
-    unsigned loads = 0, stores = 0;
-    int fail_after = -1; // this many more calls succeed
-
-    VsTreeIo
-    io()
-    {
-        return {Load, Store, this};
-    }
-
-  private:
-    bool
-    Fails(GError **error)
-    {
-        if (fail_after < 0 || fail_after-- > 0)
-            return false;
-        fail_after = 0;
-        g_set_error_literal(error, g_quark_from_static_string("test"), 7, "made to fail");
-        return true;
-    }
-    static bool
-    Load(gpointer self, const VsDigest *digest, unsigned level, VsTreeNode *node, GError **error)
-    {
-        auto nodes = static_cast<Nodes *>(self);
-        EXPECT_FALSE(vs_digest_is_zero(digest));
-        nodes->loads++;
-        if (nodes->Fails(error))
-            return false;
-        const std::string &bytes = nodes->nodes.at(Key(*digest));
-        return vs_tree_node_decode(bytes.data(), bytes.size(), level, node, error);
-    }
-    static bool
-    Store(gpointer self, const void *bytes, size_t length, VsDigest *digest, GError **error)
-    {
-        auto nodes = static_cast<Nodes *>(self);
-        nodes->stores++;
-        if (nodes->Fails(error))
-            return false;
-        vs_digest_compute(bytes, length, digest);
-        nodes->nodes[Key(*digest)] = std::string(static_cast<const char *>(bytes), length);
-        return true;
-    }
-};
-
-VsTree
-Build(Nodes &nodes, const VsTree *base, uint64_t chunk_count,
-      const std::map<uint64_t, uint64_t> &edits)
-{
-    VsTreeIo io = nodes.io();
-    g_autoptr(VsTreeBuilder) builder = vs_tree_builder_new(&io, base, chunk_count);
-    VsTree tree = {};
-    for (auto [index, number] : edits) {
-        VsDigest digest = Digest(number);
-        EXPECT_TRUE(vs_tree_builder_set(builder, index, &digest, nullptr));
-    }
-    EXPECT_TRUE(vs_tree_builder_finish(builder, &tree, nullptr));
-    return tree;
-}
-
-VsTree
-FromScratch(Nodes &nodes, const Array &array)
-{
-    std::map<uint64_t, uint64_t> edits;
-    for (size_t i = 0; i < array.size(); i++) {
-        if (array[i] != 0)
-            edits[i] = array[i];
-    }
-    return Build(nodes, nullptr, array.size(), edits);
-}
-
-std::map<uint64_t, std::string>
-Walk(Nodes &nodes, const VsTree &tree, uint64_t first, uint64_t count)
-{
-    std::map<uint64_t, std::string> found;
-    VsTreeIo io = nodes.io();
-    VsTreeRange range = {first, count};
-    auto visit = [](uint64_t index, const VsDigest *digest, gpointer data, GError **) {
-        auto map = static_cast<std::map<uint64_t, std::string> *>(data);
-        EXPECT_TRUE(map->empty() || map->rbegin()->first < index);
-        (*map)[index] = Key(*digest);
-        return true;
-    };
-    EXPECT_TRUE(vs_tree_walk(&io, &tree, &range, visit, &found, nullptr));
-    return found;
-}
-
-std::map<uint64_t, std::string>
-Expected(const Array &array, uint64_t first, uint64_t count)
-{
-    std::map<uint64_t, std::string> expected;
-    for (uint64_t i = first; i < array.size() && i - first < count; i++) {
-        if (array[i] != 0)
-            expected[i] = Key(Digest(array[i]));
-    }
-    return expected;
-}
-
-using Difference = std::map<uint64_t, std::pair<std::string, std::string>>;
-
-Difference
-Diff(Nodes &nodes, const VsTree &a, const VsTree &b)
-{
-    Difference found;
-    VsTreeIo io = nodes.io();
-    auto visit = [](uint64_t index, const VsDigest *x, const VsDigest *y, gpointer data,
-                    GError **) {
-        auto map = static_cast<Difference *>(data);
-        EXPECT_TRUE(map->empty() || map->rbegin()->first < index);
-        (*map)[index] = {Key(*x), Key(*y)};
-        return true;
-    };
-    EXPECT_TRUE(vs_tree_diff(&io, &a, &b, visit, &found, nullptr));
-    return found;
-}
-
-class MerkleTree : public testing::Test
-{
-  protected:
-    std::mt19937_64 random;
-    Nodes nodes;
-
-    void
-    SetUp() override
-    {
-        const char *text = g_getenv("VIRTSNAP_TEST_SEED");
-        uint64_t seed = text != nullptr ? g_ascii_strtoull(text, nullptr, 10) : g_random_int();
-        random.seed(seed);
-        RecordProperty("seed", std::to_string(seed));
-        printf("VIRTSNAP_TEST_SEED=%" G_GUINT64_FORMAT "\n", seed);
-    }
-    uint64_t
-    Below(uint64_t bound)
-    {
-        return random() % bound;
-    }
-    // Sizes around the powers of the fan-out are where the height changes.
-    size_t
-    Size()
-    {
-        static const size_t special[] = {1, 2, 63, 64, 65, 128, 4032, 4095, 4096, 4097, 8192};
-        return Below(3) == 0 ? special[Below(std::size(special))] : 1 + Below(6000);
-    }
-    // Runs of equal kind, so that whole subtrees are zero or full.
-    Array
-    RandomArray(size_t size)
-    {
-        Array array(size);
-        for (size_t i = 0; i < size;) {
-            size_t run = 1 + Below(Below(2) == 0 ? 8 : 300);
-            bool zero = Below(3) == 0;
-            for (; run > 0 && i < size; run--, i++)
-                array[i] = zero ? 0 : 1 + Below(1000);
-        }
-        return array;
-    }
-};
 
 TEST_F(MerkleTree, HeightIsTheSmallestThatCoversTheChunks)
 {
@@ -280,6 +92,69 @@ TEST_F(MerkleTree, WalkFindsWhatWasSet)
             uint64_t first = Below(array.size() + 10), count = Below(array.size() + 10);
             EXPECT_EQ(Walk(nodes, tree, first, count), Expected(array, first, count));
         }
+    }
+}
+
+TEST_F(MerkleTree, LastFindsTheHighestChunkBelow)
+{
+    for (int round = 0; round < 30; round++) {
+        Array array = RandomArray(Size());
+        if (round % 10 == 0)
+            array.assign(array.size(), 0);
+        VsTree tree = FromScratch(nodes, array);
+        VsTreeIo io = nodes.io();
+        for (int n = 0; n < 200; n++) {
+            uint64_t below = n == 0 ? UINT64_MAX : Below(array.size() + 3);
+            uint64_t expected = std::min<uint64_t>(below, array.size());
+            while (expected > 0 && array[expected - 1] == 0)
+                expected--;
+            bool found = expected == 0;
+            uint64_t index = 0;
+            ASSERT_TRUE(vs_tree_last(&io, &tree, below, &found, &index, nullptr));
+            ASSERT_EQ(found, expected > 0) << "below " << below;
+            if (found) {
+                ASSERT_EQ(index, expected - 1) << "below " << below;
+            }
+        }
+    }
+}
+
+TEST_F(MerkleTree, LastReadsTwoPathsAtMost)
+{
+    const uint64_t count = UINT64_C(1) << 48; // height 8
+    const uint64_t high = UINT64_C(1) << 42;
+    VsTree tree = Build(nodes, nullptr, count, {{5, 1}, {high, 2}, {high + 1, 3}});
+    VsTreeIo io = nodes.io();
+    auto last = [&](uint64_t below, unsigned loads) {
+        bool found;
+        uint64_t index = 0;
+        nodes.loads = 0;
+        EXPECT_TRUE(vs_tree_last(&io, &tree, below, &found, &index, nullptr));
+        EXPECT_EQ(nodes.loads, loads);
+        return found ? index : UINT64_MAX;
+    };
+    EXPECT_EQ(last(UINT64_MAX, 8), high + 1);
+    EXPECT_EQ(last(high + 1, 8), high);
+    EXPECT_EQ(last(high, 8), 5u);
+    EXPECT_EQ(last(5, 8), UINT64_MAX);
+    EXPECT_EQ(last(0, 0), UINT64_MAX);
+    tree = Build(nodes, nullptr, count, {{5, 1}, {high + 1, 3}});
+    EXPECT_EQ(last(high + 1, 15), 5u);
+    tree = {VS_DIGEST_ZERO, count};
+    EXPECT_EQ(last(count, 0), UINT64_MAX);
+}
+
+TEST_F(MerkleTree, LastPassesOnThatANodeCannotBeLoaded)
+{
+    VsTree tree = Build(nodes, nullptr, 5000, {{4000, 1}});
+    VsTreeIo io = nodes.io();
+    for (int good = 0; good < 3; good++) {
+        g_autoptr(GError) error = nullptr;
+        bool found;
+        uint64_t index;
+        nodes.fail_after = good;
+        EXPECT_FALSE(vs_tree_last(&io, &tree, 5000, &found, &index, &error));
+        EXPECT_TRUE(g_error_matches(error, g_quark_from_static_string("test"), 7));
     }
 }
 
