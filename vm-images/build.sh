@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Builds the test guest into OUTDIR: `kernel` and `initramfs`, from the installed packages
-# linux-image-cloud-amd64 and busybox-static; see README.md. Needs no privileges.
+# Builds the test guest into OUTDIR: `kernel`, `initramfs`, and `initramfs-agent`, which is the same with QEMU's guest
+# agent; from the installed packages linux-image-cloud-amd64, busybox-static and qemu-guest-agent; see
+# README.md. Needs no privileges.
 #   build.sh OUTDIR
 #   build.sh --probe     exit 0 if what it needs is installed, else say what is missing and exit 1
 set -euo pipefail
@@ -9,6 +10,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # What a disk may hang on (virtio-blk, virtio-scsi, nvme, ide), and the ACPI power button.
 modules=(virtio_pci virtio_blk virtio_scsi nvme ata_piix sd_mod evdev button)
+# What the guest agent needs beyond: its channel, and the file system that it freezes.
+agent_modules=(virtio_console ext4)
 PATH=$PATH:/usr/sbin:/sbin
 
 die() {
@@ -39,20 +42,25 @@ find_busybox() {
     echo "$path"
 }
 
+find_agent() {
+    command -v qemu-ga || die "no qemu-ga (install qemu-guest-agent)"
+}
+
 # Copies each module and what it depends on, and writes the order to load them in.
-copy_modules() { # VERSION DIR
-    local module line path
-    mkdir -p "$2"
-    for module in "${modules[@]}"; do
+copy_modules() { # VERSION DIR MODULE...
+    local version=$1 dir=$2 line path
+    shift 2
+    mkdir -p "$dir"
+    for module in "$@"; do
         while read -r line path _; do
-            if [ "$line" != insmod ] || [ -e "$2/$(basename "$path")" ]; then
+            if [ "$line" != insmod ] || [ -e "$dir/$(basename "$path")" ]; then
                 continue
             fi
-            cp "$path" "$2/"
-            basename "$path" >>"$2/order"
-        done < <(modprobe --set-version "$1" --show-depends "$module")
+            cp "$path" "$dir/"
+            basename "$path" >>"$dir/order"
+        done < <(modprobe --set-version "$version" --show-depends "$module")
     done
-    [ -s "$2/order" ] || die "found none of the modules ${modules[*]} of $1"
+    [ -s "$dir/order" ] || die "found none of the modules $* of $version"
 }
 
 build_root() { # VERSION BUSYBOX ROOT
@@ -62,18 +70,37 @@ build_root() { # VERSION BUSYBOX ROOT
     for applet in $("$2" --list); do
         [ "$applet" = busybox ] || ln -s busybox "$3/bin/$applet"
     done
-    copy_modules "$1" "$3/modules"
+    copy_modules "$1" "$3/modules" "${modules[@]}"
     "${CC:-cc}" -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -static \
         -I "$here/.." -o "$3/bin/writer" "$here/writer.c"
     install -m 755 "$here/init" "$3/init"
     install -m 755 "$here/poweroff" "$3/etc/acpi/PWRF/00000080"
 }
 
+# What the agent's initramfs has beyond the other. A module that is in both is loaded once and then found there.
+build_agent_root() { # VERSION AGENT ROOT
+    local library
+    mkdir -p "$3/bin"
+    cp "$2" "$3/bin/qemu-ga"
+    while read -r library; do
+        mkdir -p "$3$(dirname "$library")"
+        cp -L "$library" "$3$library"
+    done < <(ldd "$2" | grep -o '/[^ ]*')
+    copy_modules "$1" "$3/agent-modules" "${agent_modules[@]}"
+}
+
+# Not compressed: under TCG unpacking would take longer than loading.
+pack() { # ROOT
+    (cd "$1" && find . -print0 | LC_ALL=C sort -z |
+        cpio --null --create --format=newc --owner=0:0 --quiet)
+}
+
 main() {
-    local version busybox root
+    local version busybox agent root
     [ $# -eq 1 ] || die "usage: build.sh OUTDIR | --probe"
     version=$(find_kernel)
     busybox=$(find_busybox)
+    agent=$(find_agent)
     for tool in modprobe cpio "${CC:-cc}"; do
         command -v "$tool" >/dev/null || die "no $tool"
     done
@@ -83,11 +110,14 @@ main() {
     root=$(mktemp -d)
     # shellcheck disable=SC2064
     trap "rm -rf '$root'" EXIT
-    build_root "$version" "$busybox" "$root"
-    # Not compressed: under TCG unpacking would take longer than loading.
-    (cd "$root" && find . -print0 | LC_ALL=C sort -z |
-        cpio --null --create --format=newc --owner=0:0 --quiet) >"$1/initramfs.partial"
+    build_root "$version" "$busybox" "$root/base"
+    build_agent_root "$version" "$agent" "$root/agent"
+    pack "$root/base" >"$1/initramfs.partial"
+    # The kernel unpacks archives one after the other, so that the second adds to the first. Apart, since it more than
+    # doubles what has to be loaded at each boot.
+    pack "$root/agent" | cat "$1/initramfs.partial" - >"$1/initramfs-agent.partial"
     mv "$1/initramfs.partial" "$1/initramfs"
+    mv "$1/initramfs-agent.partial" "$1/initramfs-agent"
     cp "/boot/vmlinuz-$version" "$1/kernel"
 }
 
