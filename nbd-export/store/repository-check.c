@@ -227,25 +227,41 @@ check_node(Check *check, const VsTreePlace *place, const VsDigest *digest, GHash
     g_hash_table_insert(check->hurt_nodes, digest_copy(digest), found);
 }
 
+// whom: what the tree is, as the line of a wrong object in it names it.
 static void
-check_tree(Check *check, const VsManifest *manifest, const char *kind)
+check_tree(Check *check, const VsTree *tree, const char *whom)
 {
-    VsTree tree = vs_repository_tree(check->repository, manifest);
-    const VsTreePlace root = vs_tree_place_root(tree.chunk_count);
+    const VsTreePlace root = vs_tree_place_root(tree->chunk_count);
     g_autoptr(GHashTable) set = NULL;
     GHashTableIter iterator;
     gpointer index;
 
-    if (!vs_digest_is_zero(&tree.root))
-        check_node(check, &root, &tree.root, &set);
+    if (!vs_digest_is_zero(&tree->root))
+        check_node(check, &root, &tree->root, &set);
     if (set == NULL)
         return;
     g_hash_table_iter_init(&iterator, set);
     while (g_hash_table_iter_next(&iterator, &index, NULL)) {
         Wrong *wrong = check->wrong->pdata[GPOINTER_TO_UINT(index)];
-        const char *target = manifest->disk_target != NULL ? manifest->disk_target : "-";
-        g_ptr_array_add(wrong->hurt, g_strdup_printf("%s%s of %s (%s)", kind, manifest->id,
-                                                     manifest->disk_id, target));
+        g_ptr_array_add(wrong->hurt, g_strdup(whom));
+    }
+}
+
+static void
+check_manifest(Check *check, const VsManifest *manifest, const char *kind)
+{
+    VsTree tree = vs_repository_tree(check->repository, manifest);
+    const char *target = manifest->disk_target != NULL ? manifest->disk_target : "-";
+    g_autofree char *whom =
+        g_strdup_printf("%s%s of %s (%s)", kind, manifest->id, manifest->disk_id, target);
+
+    check_tree(check, &tree, whom);
+    for (unsigned i = 0; i < manifest->files->len; i++) {
+        const VsManifestFile *file = manifest->files->pdata[i];
+        g_autofree char *whose =
+            g_strdup_printf("the %s file %s of %s", file->role, file->path, whom);
+        tree = vs_repository_file_tree(check->repository, file);
+        check_tree(check, &tree, whose);
     }
 }
 
@@ -303,10 +319,10 @@ run(Check *check, double percent, VsProgressFunc progress, gpointer user_data,
     for (unsigned i = 0; i < total; i++) {
         bool is_base = i >= contents.snapshots->len;
         report_progress(progress, user_data, VERIFY_SHARE + (1 - VERIFY_SHARE) * i / total);
-        check_tree(check,
-                   is_base ? contents.bases->pdata[i - contents.snapshots->len]
-                           : contents.snapshots->pdata[i],
-                   is_base ? "the hidden base " : "");
+        check_manifest(check,
+                       is_base ? contents.bases->pdata[i - contents.snapshots->len]
+                               : contents.snapshots->pdata[i],
+                       is_base ? "the hidden base " : "");
     }
     result->snapshots = contents.snapshots->len;
     report_wrong(check);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // What is reachable, and freeing what is not.
 //
-//   mark      every manifest is read and every tree walked, each node once; anything that can't be
-//             read ends it, with nothing removed
+//   mark      every manifest is read and every tree walked, those of its files too, each node once;
+//             anything that can't be read ends it, with nothing removed
 //   bases     hidden bases that are nobody's any more are removed: before their chunks
 //   compact   the chunk store drops what was not marked
 //
@@ -29,20 +29,38 @@ mark_chunk(gpointer self, const VsDigest *chunk, GError **error)
 }
 
 static bool
+mark_manifest(VsRepository *repository, const VsTreeIo *io, const VsManifest *manifest,
+              VsDigestSet *live, GError **error)
+{
+    const VsTreeReach reach = {enter_node, mark_chunk, live};
+    VsTree tree = vs_repository_tree(repository, manifest);
+
+    if (!vs_tree_reach(io, &tree, &reach, error)) {
+        g_prefix_error(error, "cannot read the tree of %s: ", manifest->id);
+        return false;
+    }
+    for (unsigned i = 0; i < manifest->files->len; i++) {
+        const VsManifestFile *file = manifest->files->pdata[i];
+        tree = vs_repository_file_tree(repository, file);
+        if (!vs_tree_reach(io, &tree, &reach, error)) {
+            g_prefix_error(error, "cannot read the tree of the %s file of %s: ", file->role,
+                           manifest->id);
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
 mark(VsRepository *repository, const GPtrArray *manifests, VsDigestSet *live, GError **error)
 {
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     VsChunkAccess access = {repository->chunks, codec, 0};
     VsTreeIo io = vs_chunk_access_tree_io(&access);
-    const VsTreeReach reach = {enter_node, mark_chunk, live};
 
     for (unsigned i = 0; i < manifests->len; i++) {
-        const VsManifest *manifest = manifests->pdata[i];
-        VsTree tree = vs_repository_tree(repository, manifest);
-        if (!vs_tree_reach(&io, &tree, &reach, error)) {
-            g_prefix_error(error, "cannot read the tree of %s: ", manifest->id);
+        if (!mark_manifest(repository, &io, manifests->pdata[i], live, error))
             return false;
-        }
     }
     return true;
 }

@@ -306,8 +306,9 @@ keep_as_base(VsRepository *repository, const VsManifest *manifest, GError **erro
         return true;
     g_autoptr(GBytes) bytes =
         vs_repository_get_object(repository, VS_REPOSITORY_SNAPSHOTS, manifest->id, error);
-    return bytes != NULL &&
-           vs_repository_put_manifest(repository, VS_REPOSITORY_BASES, manifest->id, bytes, error);
+    g_autoptr(GBytes) base = bytes != NULL ? vs_manifest_drop_files(bytes, error) : NULL;
+    return base != NULL &&
+           vs_repository_put_manifest(repository, VS_REPOSITORY_BASES, manifest->id, base, error);
 }
 
 // A hidden base that can't be read stands in the way of prune: deleting its id drops it.

@@ -111,9 +111,9 @@ bool vs_repository_commit(VsRepository *repository, GPtrArray *manifests,
 bool vs_repository_relabel(VsRepository *repository, const VsManifest *manifest,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Removes a snapshot. If it is its disk's newest, its manifest becomes the hidden base. Its space
-// is freed by prune. One whose manifest is damaged is just removed, and so is a damaged hidden base
-// of that id. NOT_FOUND. Needs a lock.
+// Removes a snapshot. If it is its disk's newest, its manifest becomes the hidden base, without its
+// files. Its space is freed by prune. One whose manifest is damaged is just removed, and so is a
+// damaged hidden base of that id. NOT_FOUND. Needs a lock.
 bool vs_repository_delete(VsRepository *repository, const char *id,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
@@ -134,9 +134,10 @@ typedef struct {
 void vs_check_result_clear(VsCheckResult *result);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VsCheckResult, vs_check_result_clear)
 
-// Verifies all (percent of the) objects, and that every snapshot's tree is whole. Takes no lock;
-// beside a prune it may find missing what has just been removed. True where it could be done,
-// whatever it found. progress (may be NULL) is called now and then with a fraction 0..1.
+// Verifies all (percent of the) objects, and that every snapshot's trees (its disk's, its files')
+// are whole. Takes no lock; beside a prune it may find missing what has just been removed. True
+// where it could be done, whatever it found. progress (may be NULL) is called now and then with a
+// fraction 0..1.
 typedef void (*VsProgressFunc)(double fraction, gpointer user_data);
 bool vs_repository_check(VsRepository *repository, double percent, VsProgressFunc progress,
                          gpointer user_data, VsCheckResult *result,

@@ -4,7 +4,7 @@
 #include <string.h>
 
 // Changed with every change of the tables: another version's file is made anew.
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
 static const char SCHEMA[] =
     "CREATE TABLE origin(repository TEXT NOT NULL);"
@@ -14,7 +14,8 @@ static const char SCHEMA[] =
     " cancel INTEGER NOT NULL DEFAULT 0, error TEXT,"
     " group_id TEXT, name TEXT, description TEXT, kind TEXT, mode TEXT, mode_reason TEXT,"
     " parent TEXT, consistency TEXT, created_at INTEGER, expires_at INTEGER, generation INTEGER,"
-    " virtual_size INTEGER, read_bytes INTEGER, new_bytes INTEGER, root TEXT,"
+    " virtual_size INTEGER, read_bytes INTEGER, new_bytes INTEGER,"
+    " frozen INTEGER, root TEXT,"
     " instance_id TEXT, instance_name TEXT, instance_kind TEXT, instance_definition TEXT,"
     " disk_id TEXT, disk_target TEXT, disk_source TEXT, disk_format TEXT, disk_chain TEXT,"
     " bitmap TEXT);"
@@ -62,6 +63,7 @@ static const Column COLUMNS[] = {
     INTEGER("virtual_size", virtual_size_bytes),
     INTEGER("read_bytes", read_bytes),
     INTEGER("new_bytes", new_bytes),
+    INTEGER("frozen", frozen_us),
     TEXT("instance_id", instance_id),
     TEXT("instance_name", instance_name),
     TEXT("instance_kind", instance_kind),

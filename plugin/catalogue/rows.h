@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The catalogue's tables, and how manifests, tags and disks become rows and come back.
 //
-//   snapshot  one row per snapshot: its manifest's fields, and its state
+//   snapshot  one row per snapshot: its manifest's fields but for the files, and its state
 //     hidden  a deleted snapshot that is still the base of its disk's next one; not listed
 //     stale   its manifest is about to be changed: read it again at the next opening
 //     cancel  somebody asked for it to be given up

@@ -108,6 +108,15 @@ disk_object(const VsManifest *manifest)
     return object;
 }
 
+// Rounded up, so that 0 is never said of a guest that was frozen.
+static struct json_object *
+frozen_milliseconds(const VsManifest *manifest)
+{
+    int64_t frozen_us = manifest->frozen_us;
+    return frozen_us <= 0 ? NULL
+                          : json_object_new_int64(frozen_us / 1000 + (frozen_us % 1000 != 0));
+}
+
 struct json_object *
 vs_output_snapshot(const VsSnapshot *snapshot)
 {
@@ -136,6 +145,7 @@ vs_output_snapshot(const VsSnapshot *snapshot)
     add_number(object, "new_bytes", manifest->new_bytes);
     json_object_object_add(object, "tags", tags_object(snapshot->tags));
     add_text(object, "consistency", manifest->consistency);
+    json_object_object_add(object, "frozen_ms", frozen_milliseconds(manifest));
     add_text(object, "error", snapshot->error);
     return object;
 }

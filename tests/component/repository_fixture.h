@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -21,15 +22,18 @@ struct DyingStore {
     VsObjectStore base;
     VsObjectStore *inner;
     int calls = 0;
-    int die_at = -1;      // this call fails, counted from 0
-    bool for_ever = true; // and so do all after it: the process is dead
-    bool after = false;   // the call is carried out, but its result is lost
+    int die_at = -1;               // this call fails, counted from 0
+    bool for_ever = true;          // and so do all after it: the process is dead
+    bool after = false;            // the call is carried out, but its result is lost
+    std::function<void()> at_call; // what happens meanwhile, with every call
 
     // True where the call is to be carried out; *failed where it is to fail.
     bool
     Begin(bool *failed)
     {
         int call = calls++;
+        if (at_call)
+            at_call();
         bool now = die_at >= 0 && call == die_at;
         *failed = die_at >= 0 && (for_ever ? call >= die_at : now);
         return !*failed || (now && after);

@@ -13,6 +13,19 @@
 namespace
 {
 
+VsManifestFile *
+File(const char *role, const char *path, uint64_t size_bytes)
+{
+    VsManifestFile *file = g_new0(VsManifestFile, 1);
+    file->role = g_strdup(role);
+    file->path = g_strdup(path);
+    file->size_bytes = size_bytes;
+    file->mode = 0640;
+    if (size_bytes > 0)
+        vs_digest_compute(role, strlen(role), &file->root);
+    return file;
+}
+
 VsManifest *
 Full()
 {
@@ -43,6 +56,10 @@ Full()
     manifest->disk_format = g_strdup("qcow2");
     manifest->disk_chain = g_strdup("[\"/images/a.qcow2\"]");
     manifest->bitmap = g_strdup("virtsnap-s-0123456789abcdefghij");
+    manifest->frozen_us = 2718;
+    g_ptr_array_add(manifest->files, File("nvram", "/var/lib/libvirt/qemu/nvram/web.fd", 131072));
+    g_ptr_array_add(manifest->files, File("kernel", "/boot/vmlinuz", VS_MANIFEST_FILE_MAX_BYTES));
+    g_ptr_array_add(manifest->files, File("initrd", "/empty", 0));
     return manifest;
 }
 
@@ -133,6 +150,17 @@ TEST(Manifest, EveryFieldComesBack)
     EXPECT_STREQ(back->disk_format, manifest->disk_format);
     EXPECT_STREQ(back->disk_chain, manifest->disk_chain);
     EXPECT_STREQ(back->bitmap, manifest->bitmap);
+    EXPECT_EQ(back->frozen_us, 2718);
+    ASSERT_EQ(back->files->len, 3u);
+    for (unsigned i = 0; i < 3; i++) {
+        auto said = static_cast<const VsManifestFile *>(back->files->pdata[i]);
+        auto file = static_cast<const VsManifestFile *>(manifest->files->pdata[i]);
+        EXPECT_STREQ(said->role, file->role);
+        EXPECT_STREQ(said->path, file->path);
+        EXPECT_EQ(said->size_bytes, file->size_bytes);
+        EXPECT_EQ(said->mode, 0640u);
+        EXPECT_TRUE(vs_digest_equal(&said->root, &file->root));
+    }
     g_autoptr(VsManifest) copy = vs_manifest_copy(back);
     EXPECT_EQ(Encoded(copy), text);
 }
@@ -252,6 +280,101 @@ TEST(Manifest, FieldsThatCannotBeAreRefused)
     };
     for (auto [what, by] : wrong)
         EXPECT_EQ(Refusal(Replaced(text, what, by)), kCorrupt) << what << " -> " << by;
+}
+
+TEST(Manifest, ThoseOfBeforeFilesAndFreezingAreTaken)
+{
+    g_autoptr(VsManifest) manifest = Full();
+    std::string old = Replaced(Encoded(manifest), "\"frozen_us\":2718,", "");
+    size_t at = old.find(",\n  \"files\":["); // the last member
+    ASSERT_NE(at, std::string::npos);
+    old = Sealed(old.erase(at, old.find(']', at) + 1 - at));
+    EXPECT_EQ(old.find("\"files\""), std::string::npos);
+    EXPECT_EQ(old.find("frozen"), std::string::npos);
+    g_autoptr(GError) error = nullptr;
+    g_autoptr(VsManifest) back = Decode(old, &error);
+    ASSERT_NE(back, nullptr) << error->message;
+    EXPECT_EQ(back->files->len, 0u);
+    EXPECT_EQ(back->frozen_us, 0);
+    EXPECT_EQ(back->new_bytes, 1234u);
+}
+
+TEST(Manifest, FilesAreCheckedOneByOne)
+{
+    g_autoptr(VsManifest) manifest = Full();
+    const std::string text = Encoded(manifest);
+    const std::string zero(64, '0'), one = std::string(63, '0') + "1";
+    const std::pair<std::string, std::string> wrong[] = {
+        {"\"nvram\"", "null"},
+        {"\"nvram\"", "\"\""},
+        {"\"nvram\"", "\"Nvram\""},
+        {"\"nvram\"", "\"nv ram\""},
+        {"\"nvram\"", "\"" + std::string(33, 'n') + "\""},
+        {"\"/boot/vmlinuz\"", "null"},
+        {"\"/boot/vmlinuz\"", "\"\""},
+        {"\"/boot/vmlinuz\"", "\"/boot\\u0000\""},
+        {"\"/boot/vmlinuz\"", "\"" + std::string(16385, '/') + "\""},
+        {"\"size_bytes\":268435456", "\"size_bytes\":268435457"},
+        {"\"size_bytes\":268435456", "\"size_bytes\":-1"},
+        {"\"size_bytes\":268435456", "\"bytes\":1"},
+        {"\"mode\":416", "\"mode\":4096"},
+        {"\"mode\":416", "\"mode\":null"},
+        {zero, one}, // an empty file's
+        {zero, zero.substr(1)},
+        {"\"files\":[", "\"files\":[7,"},
+        {"\"files\":[", "\"files\":7, \"other\":["},
+        {"\"files\":[", "\"files\":null, \"other\":["},
+        {"\"frozen_us\":2718", "\"frozen_us\":-1"},
+        {"\"frozen_us\":2718", "\"frozen_us\":null"},
+        {"\"frozen_us\":2718", "\"frozen_us\":\"1\""},
+    };
+    for (const auto &[what, by] : wrong)
+        EXPECT_EQ(Refusal(Replaced(text, what, by)), kCorrupt) << what << " -> " << by;
+    for (const auto &[what, by] :
+         {std::pair<std::string, std::string>{"\"nvram\"", "\"" + std::string(32, 'n') + "\""},
+          {"\"mode\":416", "\"mode\":4095, \"colour\":[]"},
+          {"\"/boot/vmlinuz\"", "\"" + std::string(16384, '/') + "\""}})
+        EXPECT_EQ(Refusal(Replaced(text, what, by)), 0) << what << " -> " << by;
+}
+
+TEST(Manifest, ThereIsALimitToTheNumberOfFiles)
+{
+    g_autoptr(VsManifest) manifest = Full();
+    g_ptr_array_set_size(manifest->files, 0);
+    for (unsigned i = 0; i < 32; i++)
+        g_ptr_array_add(manifest->files, File("nvram", "/same", 1));
+    EXPECT_EQ(Refusal(Encoded(manifest)), 0);
+    g_ptr_array_add(manifest->files, File("nvram", "/same", 1));
+    EXPECT_EQ(Refusal(Encoded(manifest)), kCorrupt);
+}
+
+TEST(Manifest, RelabellingKeepsFilesAndDroppingThemKeepsAllElse)
+{
+    g_autoptr(VsManifest) manifest = Full();
+    std::string text = Replaced(Encoded(manifest), "\"role\"", "\"colour\":1, \"role\"");
+    text = Replaced(text, "\"kind\"", "\"shape\":[], \"kind\"");
+    g_autoptr(GBytes) bytes = g_bytes_new(text.data(), text.size());
+    g_autoptr(GBytes) relabelled = vs_manifest_relabel(bytes, manifest, nullptr);
+    ASSERT_NE(relabelled, nullptr);
+    EXPECT_NE(Text(relabelled).find("\"colour\""), std::string::npos);
+    g_autoptr(VsManifest) kept = Decode(Text(relabelled));
+    EXPECT_EQ(Encoded(kept), Encoded(manifest));
+
+    g_autoptr(GBytes) dropped = vs_manifest_drop_files(relabelled, nullptr);
+    ASSERT_NE(dropped, nullptr);
+    EXPECT_NE(Text(dropped).find("\"shape\""), std::string::npos);
+    g_autoptr(VsManifest) without = Decode(Text(dropped));
+    ASSERT_NE(without, nullptr);
+    EXPECT_EQ(without->files->len, 0u);
+    g_ptr_array_set_size(manifest->files, 0);
+    EXPECT_EQ(Encoded(without), Encoded(manifest));
+    g_autoptr(GBytes) again = vs_manifest_drop_files(dropped, nullptr);
+    EXPECT_TRUE(g_bytes_equal(again, dropped));
+
+    g_autoptr(GBytes) damaged = g_bytes_new("{", 1);
+    g_autoptr(GError) error = nullptr;
+    EXPECT_EQ(vs_manifest_drop_files(damaged, &error), nullptr);
+    EXPECT_TRUE(g_error_matches(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT));
 }
 
 TEST(Manifest, DeepNestingIsRefused)

@@ -61,7 +61,22 @@ TEST(Output, SnapshotHasTheMembersOfTheContract)
               "\"target\":\"vda\",\"source\":\"/images/a.qcow2\"},\"kind\":\"manual\","
               "\"mode\":\"full\",\"mode_reason\":\"first\",\"parent\":null,"
               "\"virtual_size\":18446744073709551615,\"read_bytes\":65536,\"new_bytes\":1234,"
-              "\"tags\":{\"a\":\"1\",\"b\":\"2\"},\"consistency\":\"crash\",\"error\":null}");
+              "\"tags\":{\"a\":\"1\",\"b\":\"2\"},\"consistency\":\"crash\",\"frozen_ms\":null,"
+              "\"error\":null}");
+}
+
+TEST(Output, TimeOfFreezingIsInWholeMillisecondsAndNeverRoundedToNone)
+{
+    g_autoptr(VsSnapshot) snapshot = Example();
+    const std::pair<int64_t, const char *> times[] = {
+        {0, "null"}, {1, "1"}, {1000, "1"}, {1001, "2"}, {INT64_MAX, "9223372036854776"}};
+    for (auto [frozen_us, shown] : times) {
+        snapshot->manifest->frozen_us = frozen_us;
+        EXPECT_NE(
+            Text(vs_output_snapshot(snapshot)).find(std::string("\"frozen_ms\":") + shown + ","),
+            std::string::npos)
+            << frozen_us;
+    }
 }
 
 TEST(Output, WhatIsNotKnownIsNull)
