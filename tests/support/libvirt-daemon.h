@@ -20,9 +20,9 @@ class LibvirtDaemon
 {
   public:
     // Starts it and waits until it answers. Its state is in @dir as the folder NAME, and @dir
-    // itself is given to its user: images and scratch files that root makes in it can be reached,
-    // written after give(). Throws std::runtime_error with the daemon's log when it does not come
-    // up.
+    // itself is given to its user: what root makes in it can be reached, and written after give().
+    // NAME must be short: libvirt puts up to 80 bytes of a UNIX socket's 107 after it. Throws
+    // std::runtime_error with the daemon's log when it does not come up.
     explicit LibvirtDaemon(const TempDir &dir, const std::string &name = "lv");
     // Kills the daemon and every QEMU it has started, however often it was restarted. The same
     // happens when the test dies.
@@ -58,7 +58,7 @@ class LibvirtDaemon
     std::string qemu_pid_file(const std::string &domain) const;
     // Makes the file or folder @path the daemon's user's, so that QEMU can write to it.
     void give(const std::string &path) const;
-    // What the daemon itself has said.
+    // What the daemon itself has said last.
     std::string log() const;
 
   private:
