@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "nbd-export/pull/extents.h"
 
-// NBD_STATE_ZERO of base:allocation.
-#define STATE_ZERO 2u
+GArray *
+vs_extents_new(void)
+{
+    return g_array_new(FALSE, FALSE, sizeof(VsExtent));
+}
 
 static void
 append(GArray *list, uint64_t offset, uint64_t length, uint32_t flags)
@@ -31,6 +34,34 @@ vs_extents_append(GArray *list, uint64_t start, uint64_t end, const uint32_t *en
         at += length;
     }
     return at > start;
+}
+
+void
+vs_extents_mark(GArray *list, uint32_t mask)
+{
+    unsigned count = list->len;
+    g_autofree VsExtent *extents = g_memdup2(list->data, count * sizeof(VsExtent));
+    g_array_set_size(list, 0);
+    for (unsigned i = 0; i < count; i++)
+        append(list, extents[i].offset, extents[i].length,
+               extents[i].flags & mask ? VS_EXTENT_DIRTY : 0);
+}
+
+const VsExtent *
+vs_extents_at(const GArray *list, uint64_t offset)
+{
+    unsigned low = 0, high = list->len;
+    while (low < high) { // the last extent that does not begin behind offset is below `high`
+        unsigned middle = low + (high - low) / 2;
+        if (g_array_index(list, VsExtent, middle).offset <= offset)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    g_assert(low > 0);
+    const VsExtent *extent = &g_array_index(list, VsExtent, low - 1);
+    g_assert(offset - extent->offset < extent->length);
+    return extent;
 }
 
 void
@@ -87,7 +118,7 @@ find_range(const GArray *list, uint64_t *start, uint64_t *end)
 GArray *
 vs_extents_pieces(const GArray *dirty, const GArray *allocation, const GArray *again)
 {
-    GArray *pieces = g_array_new(FALSE, FALSE, sizeof(VsExtent));
+    GArray *pieces = vs_extents_new();
     Cursor dirty_at = {dirty, 0}, first_at = {allocation, 0}, again_at = {again, 0};
     uint64_t at = 0, end = 0;
     if (!find_range(dirty, &at, &end) && !find_range(allocation, &at, &end))
@@ -96,9 +127,9 @@ vs_extents_pieces(const GArray *dirty, const GArray *allocation, const GArray *a
         uint64_t next = end;
         uint32_t is_dirty = flags_at(&dirty_at, at, 1, &next);
         uint32_t first = flags_at(&first_at, at, 0, &next);
-        uint32_t second = flags_at(&again_at, at, allocation ? STATE_ZERO : 0, &next);
+        uint32_t second = flags_at(&again_at, at, allocation ? VS_STATE_ZERO : 0, &next);
         if (is_dirty)
-            append(pieces, at, next - at, first & second & STATE_ZERO ? VS_PIECE_ZERO : 0);
+            append(pieces, at, next - at, first & second & VS_STATE_ZERO ? VS_PIECE_ZERO : 0);
         at = next;
     }
     return pieces;

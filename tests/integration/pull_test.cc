@@ -18,6 +18,7 @@
 #include "nbd-export/store/snapshot-reader.h"
 #include "tests/support/gate.h"
 #include "tests/support/process.h"
+#include "tests/support/qmp-session.h"
 #include "tests/support/temp-dir.h"
 
 namespace
@@ -94,13 +95,20 @@ class Pull : public testing::Test
             return -2;
         VsPullSource source = {};
         source.socket = fd;
-        source.export_name = "";
         source.live = true;
         source.bitmap = bitmap;
+        return pull_from(source, options, size);
+    }
+
+    // The same from any source, on top of what base_ says.
+    int
+    pull_from(VsPullSource source, const VsPullOptions &options, uint64_t size = kSize)
+    {
         GError *error = nullptr;
+        source.export_name = "";
         pull_ = vs_pull_connect(&source, size, &error);
         if (pull_) {
-            ingest_ = vs_ingest_new(repository_, nullptr, size, 0);
+            ingest_ = vs_ingest_new(repository_, base_, size, 0);
             if (during_)
                 during_();
             if (vs_pull_run(pull_, ingest_, &options, &error)) {
@@ -134,6 +142,7 @@ class Pull : public testing::Test
     VsRepository *repository_ = nullptr;
     std::unique_ptr<Process> server_;
     std::function<void()> during_;
+    const VsTree *base_ = nullptr;
     VsPull *pull_ = nullptr;
     VsIngest *ingest_ = nullptr;
     VsIngestResult result_ = {};
@@ -256,6 +265,118 @@ TEST_F(Pull, FailsCleanlyWhenTheRepositoryCannotBeWritten)
     g_clear_error(&error);
 }
 
+// What a push backup leaves: an image of just the clusters that a bitmap calls dirty.
+class PullOfAPush : public Pull
+{
+  protected:
+    // What the guest does after the base: writes, writes zeroes, discards.
+    static constexpr uint64_t kWritten = 3 << 20, kZeroed = 7 << 20, kDiscarded = 11 << 20;
+    static constexpr uint64_t kLength = 1 << 20;
+
+    void
+    SetUp() override
+    {
+        Pull::SetUp();
+        ASSERT_NE(content_.find_first_not_of('\0', kZeroed), std::string::npos);
+        ASSERT_LT(content_.find_first_not_of('\0', kZeroed), kZeroed + kLength);
+        ASSERT_LT(content_.find_first_not_of('\0', kDiscarded), kDiscarded + kLength);
+        serve({"file", image_});
+        ASSERT_EQ(pull(), -1);
+        tree_ = result_.tree;
+        base_ = &tree_;
+        forget();
+        change_and_push();
+        content_.replace(kWritten, kLength, kLength, '\x5a');
+        content_.replace(kZeroed, kLength, kLength, '\0');
+        content_.replace(kDiscarded, kLength, kLength, '\0');
+    }
+
+    void
+    forget()
+    {
+        vs_pull_free(pull_);
+        vs_ingest_free(ingest_);
+        pull_ = nullptr;
+        ingest_ = nullptr;
+    }
+
+    void
+    change_and_push()
+    {
+        std::string disk = dir_.file("disk.qcow2");
+        support::must_run({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", image_, disk});
+        support::must_run({"qemu-img", "bitmap", "--add", disk, "b"});
+        support::must_run({"qemu-io", "-f", "qcow2", "-d", "unmap", "-c", "write -P 0x5a 3M 1M",
+                           "-c", "write -z 7M 1M", "-c", "discard 11M 1M", disk});
+        support::must_run(
+            {"qemu-img", "create", "-q", "-f", "qcow2", pushed_, std::to_string(kSize)});
+        Process daemon(
+            {"qemu-storage-daemon", "--chardev",
+             "socket,id=c,server=on,wait=off,path=" + dir_.file("qmp"), "--monitor", "chardev=c",
+             "--blockdev", "driver=qcow2,node-name=disk,file.driver=file,file.filename=" + disk,
+             "--blockdev", "driver=qcow2,node-name=to,file.driver=file,file.filename=" + pushed_});
+        support::QmpSession qmp(dir_.file("qmp"));
+        qmp.execute("blockdev-backup", R"({"job-id": "push", "device": "disk", "target": "to",
+                                          "sync": "incremental", "bitmap": "b"})");
+        support::Json done = qmp.wait_event("BLOCK_JOB_COMPLETED");
+        EXPECT_FALSE(done["data"].has("error"));
+        qmp.execute("quit");
+        ASSERT_TRUE(daemon.wait(std::chrono::seconds(10)));
+    }
+
+    // Pulls from an image, and expects just the written clusters to be read.
+    int
+    pull_image(const std::string &path, uint64_t dirty_from, bool depth = true)
+    {
+        std::vector<const char *> command = {"qemu-nbd", "-r", "-f", "qcow2", path.c_str()};
+        if (depth)
+            command.push_back("-A");
+        command.push_back(nullptr);
+        VsPullSource source = {};
+        source.socket = -1;
+        source.command = command.data();
+        source.allocated_only = true;
+        int code = pull_from(source, {dirty_from, 0, 0});
+        if (code == -1) {
+            VsPullProgress progress;
+            vs_pull_progress(pull_, &progress);
+            EXPECT_EQ(progress.read_bytes, kLength);
+        }
+        return code;
+    }
+
+    VsTree tree_ = {};
+    std::string pushed_ = dir_.file("pushed.qcow2");
+};
+
+TEST_F(PullOfAPush, BringsDataAndZeroesAndLeavesTheRest)
+{
+    ASSERT_EQ(pull_image(pushed_, kSize), -1);
+    expect_content(content_);
+}
+
+TEST_F(PullOfAPush, TakesWhatABackingImageHolds)
+{
+    std::string top = dir_.file("top.qcow2");
+    support::must_run(
+        {"qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", pushed_, top});
+    ASSERT_EQ(pull_image(top, kSize), -1);
+    expect_content(content_);
+}
+
+TEST_F(PullOfAPush, TakesEverythingFromWhereTheDiskHasGrown)
+{
+    constexpr uint64_t kFrom = (16 << 20) + 4096;
+    ASSERT_NE(content_.find_first_not_of('\0', kFrom), std::string::npos);
+    ASSERT_EQ(pull_image(pushed_, kFrom), -1);
+    expect_content(content_.substr(0, kFrom) + std::string(kSize - kFrom, '\0'));
+}
+
+TEST_F(PullOfAPush, NeedsAServerThatTellsAllocationDepth)
+{
+    EXPECT_EQ(pull_image(pushed_, kSize, false), VS_PULL_ERROR_CONNECT);
+}
+
 } // namespace
 
-VS_TEST_MAIN("nbd");
+VS_TEST_MAIN("nbd", "qemu");

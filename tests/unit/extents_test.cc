@@ -93,6 +93,35 @@ TEST(Extents, SettingFlagsFromAnOffsetOnAgreesWithTheNaiveWay)
     }
 }
 
+TEST(Extents, MarkingAndLookingUpAgreeWithTheNaiveWay)
+{
+    unsigned seed = std::random_device{}();
+    printf("seed %u\n", seed);
+    std::mt19937 random(seed);
+    for (int round = 0; round < 2000; round++) {
+        Units units(1 + random() % 30);
+        for (uint32_t &unit : units)
+            unit = random() % 4;
+        uint32_t mask = random() % 2 ? 1 : UINT32_MAX;
+        List list = list_of(units, 50);
+        vs_extents_mark(list.get(), mask);
+        for (uint32_t &unit : units)
+            unit = unit & mask ? VS_EXTENT_DIRTY : 0;
+        ASSERT_EQ(units_of(list, 50, units.size()), units) << "round " << round;
+        for (size_t i = 0; i < units.size(); i++) {
+            const VsExtent *extent = vs_extents_at(list.get(), 50 + i);
+            size_t first = i, end = i + 1;
+            while (first > 0 && units[first - 1] == units[i])
+                first--;
+            while (end < units.size() && units[end] == units[i])
+                end++;
+            ASSERT_EQ(extent->offset, 50 + first) << "round " << round << " at " << i;
+            ASSERT_EQ(extent->length, end - first);
+            ASSERT_EQ(extent->flags, units[i]);
+        }
+    }
+}
+
 TEST(Extents, PiecesAreWhatIsDirtyAndZeroOnlyWhereBothAnswersSaySo)
 {
     unsigned seed = std::random_device{}();

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The pull's check against real images: disks that were cut and grew again behind their bitmaps.
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <gtest/gtest.h>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "nbd-export/pull/pull.h"
+#include "tests/support/gate.h"
+#include "tests/support/process.h"
+#include "tests/support/temp-dir.h"
+
+namespace
+{
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kCluster = 64 << 10;
+constexpr uint64_t kSize = 12 * kMiB;
+constexpr int kSound = -1;
+
+std::string
+slurp(const std::string &path)
+{
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The base's content as a list of ranges, and what it was asked.
+struct Base {
+    std::vector<std::pair<uint64_t, uint64_t>> ranges; // offset and length, ascending
+    std::vector<uint64_t> asked;
+    std::function<void()> on_ask;
+
+    static bool
+    last_content(uint64_t below, bool *found, uint64_t *offset, gpointer user_data, GError **)
+    {
+        auto self = static_cast<Base *>(user_data);
+        self->asked.push_back(below);
+        if (self->on_ask)
+            self->on_ask();
+        *found = false;
+        for (auto [start, length] : self->ranges)
+            if (start < below) {
+                *found = true;
+                *offset = std::min(below, start + length) - 1;
+            }
+        return true;
+    }
+};
+
+class PullCheck : public testing::Test
+{
+  protected:
+    // A disk with content at 1 MiB, 5 MiB and 8 MiB, and a clean bitmap "b".
+    void
+    SetUp() override
+    {
+        base_.ranges = {{1 * kMiB, kCluster}, {5 * kMiB, kCluster}, {8 * kMiB, kCluster}};
+        make_image(kSize, "65536", "write 1M 64k\nwrite 5M 64k\nwrite 8M 64k\n");
+    }
+    void
+    TearDown() override
+    {
+        if (disk_ != pull_)
+            vs_pull_free(disk_);
+        vs_pull_free(pull_);
+    }
+
+    void
+    make_image(uint64_t size, const std::string &granularity, const std::string &commands)
+    {
+        support::must_run(
+            {"qemu-img", "create", "-q", "-f", "qcow2", image_, std::to_string(size)});
+        io(commands);
+        support::must_run({"qemu-img", "bitmap", "--add", "-g", granularity, image_, "b"});
+    }
+    void
+    io(const std::string &commands)
+    {
+        support::ProcessOptions options;
+        options.input = commands + "quit\n";
+        support::must_run({"qemu-io", "-f", "qcow2", "-d", "unmap", image_}, options);
+    }
+    void
+    resize(const std::string &size)
+    {
+        support::must_run({"qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", image_, size});
+    }
+
+    // The image by qemu-nbd, as a disk with that bitmap or (NULL) as what a push has written.
+    VsPull *
+    connect(const char *bitmap, uint64_t size = kSize)
+    {
+        const char *command[] = {"qemu-nbd",           "-r",   "-f",    "qcow2",
+                                 bitmap ? "-B" : "-A", bitmap, nullptr, nullptr};
+        command[bitmap ? 6 : 5] = image_.c_str();
+        VsPullSource source = {};
+        source.bitmap = bitmap;
+        source.allocated_only = !bitmap;
+        return connect_to(source, command, size);
+    }
+    // A disk that nbdkit makes up.
+    VsPull *
+    connect_nbdkit(const std::vector<std::string> &options, bool live = false,
+                   uint64_t size = kSize)
+    {
+        std::vector<const char *> command = {"nbdkit", "-f"};
+        for (const std::string &option : options)
+            command.push_back(option.c_str());
+        command.push_back(nullptr);
+        VsPullSource source = {};
+        source.live = live;
+        return connect_to(source, command.data(), size);
+    }
+    static VsPull *
+    connect_to(VsPullSource source, const char *const *command, uint64_t size)
+    {
+        GError *error = nullptr;
+        source.socket = -1;
+        source.command = command;
+        source.export_name = "";
+        VsPull *pull = vs_pull_connect(&source, size, &error);
+        EXPECT_NE(pull, nullptr) << error->message;
+        g_clear_error(&error);
+        return pull;
+    }
+
+    // Checks pull_ against disk_ (NULL: the same connection); the error's code, or kSound.
+    int
+    check(uint64_t dirty_from = UINT64_MAX, unsigned stall_timeout_ms = 0)
+    {
+        VsPullWitness witness = {Base::last_content, &base_, stall_timeout_ms};
+        g_autoptr(GError) error = nullptr;
+        if (!disk_)
+            disk_ = pull_;
+        bool ok = vs_pull_check(pull_, disk_, &witness, dirty_from, &error);
+        EXPECT_EQ(ok, error == nullptr);
+        VsPullProgress progress;
+        vs_pull_progress(pull_, &progress);
+        EXPECT_EQ(progress.read_bytes, 0u);
+        message_ = error ? error->message : "";
+        printf("%s\n", message_.c_str());
+        if (error) {
+            EXPECT_EQ(error->domain, VS_PULL_ERROR);
+        }
+        return error ? error->code : kSound;
+    }
+    int
+    check_bitmap(uint64_t dirty_from = UINT64_MAX)
+    {
+        pull_ = connect("b");
+        return check(dirty_from);
+    }
+
+    support::TempDir dir_;
+    std::string image_ = dir_.file("disk.qcow2");
+    Base base_;
+    std::string message_;
+    VsPull *pull_ = nullptr;
+    VsPull *disk_ = nullptr;
+};
+
+TEST_F(PullCheck, TrustsADiskThatOnlyItsGuestHasChanged)
+{
+    io("write -P 1 8M 64k\ndiscard 5M 64k\nwrite -P 1 2M 64k\n");
+    EXPECT_EQ(check_bitmap(), kSound);
+    EXPECT_EQ(base_.asked, (std::vector<uint64_t>{kSize, 8 * kMiB, 5 * kMiB}));
+}
+
+TEST_F(PullCheck, TrustsADiskWithoutAChange)
+{
+    EXPECT_EQ(check_bitmap(), kSound);
+    EXPECT_EQ(base_.asked.size(), 1u);
+}
+
+TEST_F(PullCheck, TrustsWhatHasNothingToLose)
+{
+    base_.ranges.clear();
+    resize("4M");
+    resize("12M");
+    EXPECT_EQ(check_bitmap(), kSound);
+}
+
+TEST_F(PullCheck, DistrustsADiskThatWasCutBelowContentAndGrewAgain)
+{
+    resize("4M");
+    resize("12M");
+    EXPECT_EQ(check_bitmap(), VS_PULL_ERROR_DISTRUSTED);
+    EXPECT_NE(message_.find(std::to_string(8 * kMiB + kCluster - 1)), std::string::npos);
+}
+
+TEST_F(PullCheck, DistrustsADiskWhoseDirtyBitsWereCutOff)
+{
+    io("write -P 1 8M 64k\n");
+    resize("6M");
+    resize("12M");
+    EXPECT_EQ(check_bitmap(), VS_PULL_ERROR_DISTRUSTED);
+}
+
+TEST_F(PullCheck, TrustsACutAboveWhichAllContentIsDirtyAgain)
+{
+    resize("4M");
+    resize("12M");
+    io("write -P 1 5M 64k\nwrite -P 1 8M 64k\n");
+    EXPECT_EQ(check_bitmap(), kSound);
+    EXPECT_EQ(base_.asked, (std::vector<uint64_t>{kSize, 8 * kMiB, 5 * kMiB}));
+}
+
+TEST_F(PullCheck, TakesAllFromDirtyFromOnAsDirty)
+{
+    resize("4M");
+    resize("12M");
+    EXPECT_EQ(check_bitmap(4 * kMiB), kSound);
+    EXPECT_EQ(base_.asked, (std::vector<uint64_t>{kSize, 4 * kMiB}));
+    EXPECT_EQ(check(6 * kMiB), VS_PULL_ERROR_DISTRUSTED);
+    EXPECT_NE(message_.find(std::to_string(5 * kMiB + kCluster - 1)), std::string::npos);
+}
+
+TEST_F(PullCheck, LooksForTheStartOfALongDirtyExtentAcrossWindows)
+{
+    constexpr uint64_t kBig = 6000 * kMiB;
+    base_.ranges = {{1 * kMiB, kCluster}, {30 * kMiB, 5500 * kMiB}};
+    make_image(kBig, "65536", "write 1M 64k\n");
+    io("write -z 40M 1900M\nwrite -z 1940M 1900M\nwrite -z 3840M 1900M\nwrite 30M 64k\n"
+       "write 39M 960k\n");
+    pull_ = connect("b", kBig);
+    EXPECT_EQ(check(), VS_PULL_ERROR_DISTRUSTED);
+    EXPECT_NE(message_.find(std::to_string(40 * kMiB - 1)), std::string::npos);
+    EXPECT_EQ(base_.asked, (std::vector<uint64_t>{kBig, 40 * kMiB}));
+    vs_pull_free(pull_);
+    base_.asked.clear();
+    io("write -z 0 40M\n");
+    disk_ = pull_ = connect("b", kBig);
+    EXPECT_EQ(check(), kSound);
+    EXPECT_EQ(base_.asked, (std::vector<uint64_t>{kBig, 0}));
+}
+
+TEST_F(PullCheck, GivesUpAfterManyRounds)
+{
+    constexpr uint64_t kMany = 5000, kSector = 512;
+    base_.ranges.clear();
+    std::string writes;
+    for (uint64_t i = 0; i < kMany; i++) {
+        base_.ranges.emplace_back(2 * i * kSector, kSector);
+        writes += "write -q " + std::to_string(2 * i * kSector) + " 512\n";
+    }
+    make_image(kSize, "512", "");
+    io(writes);
+    EXPECT_EQ(check_bitmap(), VS_PULL_ERROR_DISTRUSTED);
+    EXPECT_EQ(base_.asked.size(), 4096u);
+    base_.ranges.resize(4095);
+    EXPECT_EQ(check(), kSound);
+}
+
+TEST_F(PullCheck, ComparesAPushedImageWithTheDisk)
+{
+    std::string disk = image_;
+    image_ = dir_.file("pushed.qcow2");
+    support::must_run({"qemu-img", "create", "-q", "-f", "qcow2", image_, "12M"});
+    io("write -P 1 8M 64k\n");
+    pull_ = connect(nullptr);
+    std::swap(image_, disk);
+    disk_ = connect("b");
+    EXPECT_EQ(check(), kSound);
+    EXPECT_EQ(base_.asked, (std::vector<uint64_t>{kSize, 8 * kMiB}));
+    vs_pull_free(disk_);
+    resize("5M");
+    resize("12M");
+    disk_ = connect("b");
+    EXPECT_EQ(check(), VS_PULL_ERROR_DISTRUSTED);
+}
+
+TEST_F(PullCheck, DistrustsADiskThatEndsBelowContent)
+{
+    pull_ = connect("b");
+    disk_ = connect_nbdkit({"memory", "6M"}, false, 6 * kMiB);
+    EXPECT_EQ(check(), VS_PULL_ERROR_DISTRUSTED);
+}
+
+TEST_F(PullCheck, DistrustsAServerThatTellsNoAllocation)
+{
+    pull_ = connect("b");
+    disk_ = connect_nbdkit({"--no-sr", "memory", "12M"});
+    EXPECT_EQ(check(), VS_PULL_ERROR_DISTRUSTED);
+}
+
+TEST_F(PullCheck, AsksALiveDiskTwiceAboutZeroes)
+{
+    for (bool live : {true, false}) {
+        std::string mark = dir_.file(live ? "live" : "still");
+        pull_ = connect("b");
+        disk_ = connect_nbdkit(
+            {"eval", "get_size=echo 12M", "can_extents=exit 0",
+             "pread=dd if=/dev/zero bs=$3 count=1",
+             "extents=t=; [ -e " + mark + " ] || t=hole,zero; touch " + mark + "; echo $4 $3 $t"},
+            live);
+        EXPECT_EQ(check(), live ? kSound : int{VS_PULL_ERROR_DISTRUSTED});
+        vs_pull_free(disk_);
+        vs_pull_free(pull_);
+        pull_ = disk_ = nullptr;
+    }
+}
+
+TEST_F(PullCheck, ReadsNothing)
+{
+    std::string log = dir_.file("log");
+    pull_ = connect("b");
+    disk_ = connect_nbdkit(
+        {"--filter=log", "data", "data=@8388608 1*65536", "size=12M", "logfile=" + log});
+    EXPECT_EQ(check(), kSound);
+    EXPECT_NE(slurp(log).find(" Extents "), std::string::npos);
+    EXPECT_EQ(slurp(log).find(" Read "), std::string::npos);
+}
+
+TEST_F(PullCheck, FailsCleanlyOnAServersError)
+{
+    pull_ = connect("b");
+    disk_ = connect_nbdkit(
+        {"--filter=error", "memory", "12M", "error-extents=EIO", "error-extents-rate=100%"});
+    EXPECT_EQ(check(), VS_PULL_ERROR_SERVER);
+}
+
+TEST_F(PullCheck, GivesUpADiskThatDoesNotAnswer)
+{
+    pull_ = connect("b");
+    disk_ = connect_nbdkit({"--filter=delay", "memory", "12M", "delay-extents=60"});
+    auto start = std::chrono::steady_clock::now();
+    EXPECT_EQ(check(UINT64_MAX, 500), VS_PULL_ERROR_STALLED);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+TEST_F(PullCheck, StopsSoonWhenEitherConnectionIsCancelled)
+{
+    for (bool first : {true, false}) {
+        std::string log = dir_.file(first ? "log1" : "log2");
+        pull_ = connect("b");
+        disk_ = connect_nbdkit({"--filter=log", "--filter=delay", "memory", "12M",
+                                "delay-extents=60", "logfile=" + log});
+        std::thread canceller([&] {
+            EXPECT_TRUE(support::wait_until(std::chrono::seconds(10), [&] {
+                return slurp(log).find(" Extents ") != std::string::npos;
+            }));
+            vs_pull_cancel(first ? pull_ : disk_);
+        });
+        auto start = std::chrono::steady_clock::now();
+        EXPECT_EQ(check(), VS_PULL_ERROR_CANCELLED);
+        EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+        canceller.join();
+        vs_pull_free(disk_);
+        vs_pull_free(pull_);
+        pull_ = disk_ = nullptr;
+    }
+}
+
+TEST_F(PullCheck, StopsWhenCancelledBetweenRounds)
+{
+    pull_ = connect("b");
+    disk_ = connect_nbdkit({"memory", "12M"});
+    base_.on_ask = [&] { vs_pull_cancel(disk_); };
+    EXPECT_EQ(check(0), VS_PULL_ERROR_CANCELLED);
+}
+
+} // namespace
+
+VS_TEST_MAIN("nbd", "qemu");
