@@ -30,6 +30,8 @@ static const Outcome GENERAL = {0, 1, "InternalError"};
 static const Outcome OWN[] = {
     {VS_ERROR_FAILED, 1, "InternalError"},
     {VS_ERROR_CANCELLED, 1, "OperationCancelled"},
+    {VS_ERROR_BITMAP_DISTRUSTED, 1, "BitmapDistrusted"},
+    {VS_ERROR_AGENT, 1, "QuiesceFailed"},
     {VS_ERROR_NO_SUCH_SNAPSHOT, 1, "InvalidSnapshotId.NotFound"},
     {VS_ERROR_NO_SUCH_DISK, 1, "InvalidDiskId.NotFound"},
     {VS_ERROR_NO_SUCH_INSTANCE, 1, "InvalidInstanceId.NotFound"},
@@ -44,6 +46,7 @@ static const Outcome OWN[] = {
     {VS_ERROR_BUSY, 3, "IncorrectDiskStatus.CreatingSnapshot"},
     {VS_ERROR_INSTANCE_STATUS, 3, "IncorrectInstanceStatus"},
     {VS_ERROR_DISK_STATUS, 3, "IncorrectDiskStatus"},
+    {VS_ERROR_NEVER_ATTACHED, 3, "IncorrectDiskStatus.NeverAttached"},
     {VS_ERROR_SNAPSHOT_STATUS, 3, "InvalidSnapshotId.NotReady"},
     {VS_ERROR_QUOTA, 3, "QuotaExceed.Snapshot"},
     {VS_ERROR_REPOSITORY_BUSY, 3, "Operation.Conflict"},

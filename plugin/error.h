@@ -13,6 +13,8 @@ GQuark vs_error_quark(void);
 typedef enum {
     VS_ERROR_FAILED,              // exit 1
     VS_ERROR_CANCELLED,           // exit 1
+    VS_ERROR_BITMAP_DISTRUSTED,   // exit 1, BitmapDistrusted: the engine reads in full then
+    VS_ERROR_AGENT,               // exit 1, QuiesceFailed: the guest agent is absent, or failed
     VS_ERROR_NO_SUCH_SNAPSHOT,    // exit 1, InvalidSnapshotId.NotFound
     VS_ERROR_NO_SUCH_DISK,        // exit 1, InvalidDiskId.NotFound
     VS_ERROR_NO_SUCH_INSTANCE,    // exit 1, InvalidInstanceId.NotFound
@@ -27,6 +29,7 @@ typedef enum {
     VS_ERROR_BUSY, // exit 3, IncorrectDiskStatus.CreatingSnapshot: a snapshot is in progress
     VS_ERROR_INSTANCE_STATUS, // exit 3, IncorrectInstanceStatus
     VS_ERROR_DISK_STATUS,     // exit 3, IncorrectDiskStatus
+    VS_ERROR_NEVER_ATTACHED,  // exit 3, IncorrectDiskStatus.NeverAttached
     VS_ERROR_SNAPSHOT_STATUS, // exit 3, InvalidSnapshotId.NotReady
     VS_ERROR_QUOTA,           // exit 3, QuotaExceed.Snapshot
     VS_ERROR_REPOSITORY_BUSY, // exit 3, Operation.Conflict

@@ -14,6 +14,7 @@ typedef struct {
     char *description;
     char **tags;
     char *retain;
+    gboolean quiesce;
     gboolean full;
     char *capture;
     char *speed_limit;
@@ -71,6 +72,7 @@ make_request(Given *given, const char *instance, VsCreateRequest *request, GErro
     *request = (VsCreateRequest){.instance = instance,
                                  .disks = (const char *const *)given->disks,
                                  .name = given->name,
+                                 .quiesce = given->quiesce,
                                  .full = given->full,
                                  .scratch_dir = given->scratch_dir};
     if (given->description != NULL && *given->description != '\0')
@@ -113,6 +115,7 @@ create(const VsInvocation *invocation, const VsCreateRequest *request, GError **
     g_autoptr(VsProgressBar) bar = vs_progress_bar_new(invocation->quiet);
     VsEngine engine = {.repository = context->repository,
                        .catalogue = context->catalogue,
+                       .connect_uri = invocation->connect,
                        .cancellable = vs_interrupt_cancellable(interrupt),
                        .progress = bar != NULL ? on_progress : NULL,
                        .progress_data = bar};
@@ -131,6 +134,8 @@ vs_cmd_create(VsInvocation *invocation, GError **error)
         {"tag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &given.tags, "A tag; repeatable", "K=V"},
         {"retain", 0, 0, G_OPTION_ARG_FILENAME, &given.retain,
          "Keep it so long: Nd (1 to 65536 days) or forever (default)", "Nd|forever"},
+        {"quiesce", 0, 0, G_OPTION_ARG_NONE, &given.quiesce,
+         "Have the guest's agent freeze its file systems for the moment", NULL},
         {"full", 0, 0, G_OPTION_ARG_NONE, &given.full, "Read everything", NULL},
         {"capture", 0, 0, G_OPTION_ARG_FILENAME, &given.capture, "How to read (default: auto)",
          "auto|live|staged"},

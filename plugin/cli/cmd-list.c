@@ -3,6 +3,7 @@
 #include "plugin/cli/context.h"
 #include "plugin/cli/output.h"
 #include "plugin/cli/validate.h"
+#include "plugin/hypervisor/reach.h"
 
 typedef struct {
     char *instance;
@@ -31,11 +32,11 @@ make_filter(Given *given, VsSnapshotFilter *filter, GError **error)
 {
     // A socket may be written in several ways; its instance has one id.
     if (given->instance != NULL && g_str_has_prefix(given->instance, "qmp:")) {
-        g_autofree char *id = vs_engine_instance_id(given->instance, error);
-        if (id == NULL)
+        g_auto(VsReach) reach = {0};
+        if (!vs_reach_find(&reach, NULL, given->instance, error))
             return false;
         g_free(given->instance);
-        given->instance = g_steal_pointer(&id);
+        given->instance = g_steal_pointer(&reach.instance_id);
     }
     VsStatus status = VS_STATUS_PROGRESSING;
     if (given->status != NULL && !vs_parse_status(given->status, &status, error))

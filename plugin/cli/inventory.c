@@ -2,6 +2,7 @@
 #include "plugin/cli/inventory.h"
 
 #include "plugin/error.h"
+#include "plugin/hypervisor/reach.h"
 #include "plugin/snapshot/engine.h"
 #include "qmp/client.h"
 
@@ -104,7 +105,9 @@ add_live(VsInventory *inventory, const VsInstance *live, const GPtrArray *reason
 static bool
 describe_live(VsContext *context, VsInventory *inventory, const char *name, GError **error)
 {
-    VsEngine engine = {.repository = context->repository, .catalogue = context->catalogue};
+    VsEngine engine = {.repository = context->repository,
+                       .catalogue = context->catalogue,
+                       .connect_uri = context->invocation->connect};
     g_autoptr(GPtrArray) reasons = NULL;
     g_autoptr(VsInstance) live = vs_engine_describe(&engine, name, &reasons, error);
     if (live == NULL)
@@ -209,9 +212,10 @@ static bool
 gather_one(VsContext *context, VsInventory *inventory, const GPtrArray *known, const char *name,
            GError **error)
 {
-    g_autofree char *id = vs_engine_instance_id(name, error);
-    if (id == NULL)
+    g_auto(VsReach) reach = {0};
+    if (!vs_reach_find(&reach, context->invocation->connect, name, error))
         return false;
+    const char *id = reach.instance_id;
     const VsKnownDisk *of = find_of_instance(known, id);
     if (of == NULL || !vs_catalogue_is_instance_busy(context->catalogue, id))
         return describe_live(context, inventory, name, error);

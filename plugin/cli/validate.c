@@ -263,24 +263,26 @@ vs_validate_instance(const char *text, GError **error)
 {
     g_autofree char *quoted = vs_error_quote(text);
     if (*text == '\0' || strcmp(text, "qmp:") == 0 || strcmp(text, "file:") == 0) {
-        INVALID(VS_ERROR_INVALID_PARAMETER, "instance %s: give qmp:SOCKET", quoted);
+        INVALID(VS_ERROR_INVALID_PARAMETER,
+                "instance %s: give a libvirt domain, qmp:SOCKET or file:PATH", quoted);
         return false;
     }
-    if (g_str_has_prefix(text, "qmp:"))
+    if (g_str_has_prefix(text, "qmp:") || g_str_has_prefix(text, "file:"))
         return true;
     struct stat status;
+    bool is_there = stat(text, &status) == 0;
     if (vs_id_is_valid(text, "i-"))
         INVALID(VS_ERROR_NO_SUCH_INSTANCE,
-                "%s: an instance is named by its socket: did you mean the qmp:PATH that"
+                "%s: an instance is named by its domain or socket: did you mean the name that"
                 " `virtsnap instances` shows for it?",
                 quoted);
-    else if (stat(text, &status) == 0 && S_ISSOCK(status.st_mode))
+    else if (is_there && S_ISSOCK(status.st_mode))
         INVALID(VS_ERROR_NO_SUCH_INSTANCE, "%s: it is a socket: did you mean 'qmp:%s?", quoted,
                 quoted + 1);
-    else if (g_str_has_prefix(text, "file:"))
-        INVALID(VS_ERROR_FAILED, "%s: unattached images are not supported by this build", quoted);
+    else if (strchr(text, '/') != NULL) // which no domain's name has
+        INVALID(VS_ERROR_NO_SUCH_INSTANCE, "%s: it is a path: did you mean 'file:%s?", quoted,
+                quoted + 1);
     else
-        INVALID(VS_ERROR_NO_SUCH_INSTANCE,
-                "%s: libvirt domains are not supported by this build: give qmp:SOCKET", quoted);
+        return true;
     return false;
 }

@@ -51,8 +51,8 @@ bool vs_parse_status(const char *text, VsStatus *status, GError **error) G_GNUC_
 // "raw" or "qcow2".
 bool vs_validate_format(const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// INSTANCE of a kind that this build reaches, qmp:SOCKET. Not quite pure: for the hint in the error
-// it looks whether the text is a socket's path.
+// INSTANCE in one of its forms: a domain, qmp:SOCKET, file:PATH. Not quite pure: for the hint in
+// the error it looks whether the text is a socket's path.
 bool vs_validate_instance(const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

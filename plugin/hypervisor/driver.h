@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // One way to reach an instance and its disks, and a point in time of some of them.
 //
-//   connect → describe → recover → begin ──→ for each disk: open_source → (pull) → detach_source →
-//   (close) → close_source ──→ settle
-//                                    │ │ └── the point in time                     kept: the old
-//                                    bitmap goes; else the new one
+//   open → recover → describe → tidy → begin ──→ for each disk: open_source → (pull) →
+//   detach_source → (close) → close_source ──→ confirm → (commit) ──→ settle → tidy
+//                                        │
+//                                        └── the point in time
 //
 // After begin has succeeded settle must be called, whatever happened; close_source before it may be
-// skipped. Everything runs on the calling thread and its default GMainContext. Nothing that a
-// driver does leaves the guest waiting for us.
+// skipped. The bitmaps that begin started stay until a tidy that does not keep them. Everything
+// runs on the calling thread and its default GMainContext. Nothing that a driver does leaves the
+// guest waiting for us.
 #pragma once
 
 #include <gio/gio.h>
@@ -22,14 +23,14 @@ G_BEGIN_DECLS
 typedef struct {
     const VsDisk *disk;      // borrowed
     const char *snapshot_id; // s-…; QEMU objects are named after it
-    const char *bitmap;      // the bitmap to start at the point in time
-    const char
-        *kept_bitmap; // the newest snapshot's, to be there still if this one fails; NULL: none
-    const char *old_bitmap; // the same if it is sound: records the changes since the base; NULL:
-                            // all of the disk is wanted
-    bool staged;            // QEMU copies into a staging file; no NBD server in the VM's QEMU
-    uint64_t
-        dirty_bytes; // out: what old_bitmap held at the point in time; without one the virtual size
+    const char *bitmap;      // the bitmap to start at the point in time; NULL where the disk's
+                             // changes can't be recorded
+    const char *old_bitmap;  // records the changes since the base, and is sound; NULL: all of the
+                             // disk is wanted
+    bool staged;             // QEMU copies into a staging file; no NBD server in the VM's QEMU
+    uint64_t dirty_bytes;    // out: what old_bitmap held at the point in time; without one the
+                             // virtual size
+    bool is_estimate;        // out: dirty_bytes is from a moment before: only the source tells
 } VsPointDisk;
 
 // Where captured blocks go meanwhile.
@@ -43,8 +44,18 @@ typedef struct {
     VsPointDisk *disks; // the caller's, until settle
     unsigned count;
     VsScratchOptions scratch;
-    int64_t at_us; // out: the wall clock then, µs since the epoch
+    unsigned freeze_timeout_ms; // have the guest's agent freeze the file systems, at most so long;
+                                // 0: don't
+    int64_t at_us;              // out: the wall clock then, µs since the epoch
+    int64_t frozen_us;          // out: how long the file systems were frozen
 } VsPoint;
+
+// Which bitmap the disk's next snapshot may build on; all others of this repository go.
+typedef struct {
+    const VsDisk *disk;
+    const char *bitmap; // NULL: none
+    bool is_locked;     // by us; others' disks are left alone
+} VsKeptBitmap;
 
 // Told how far QEMU's own copying of a staged disk has come.
 typedef struct {
@@ -69,8 +80,8 @@ typedef struct {
     // VS_ERROR_BUSY where it is no leftover: another process is at work.
     bool (*recover)(VsDriver *driver, const VsOwnerCheck *check, GCancellable *cancellable,
                     GError **error);
-    // Removes the disk's bitmaps of this repository, except the one named keep (may be NULL).
-    bool (*drop_bitmaps)(VsDriver *driver, const VsDisk *disk, const char *keep, GError **error);
+    // Removes the bitmaps of this repository that are not kept. kept: all disks of the instance.
+    bool (*tidy)(VsDriver *driver, const VsKeptBitmap *kept, unsigned count, GError **error);
     // The point in time of all the disks. Nothing is left behind on failure.
     bool (*begin)(VsDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error);
     // Makes disk `index` readable. source's strings live until close_source. Staged: waits for
@@ -82,9 +93,11 @@ typedef struct {
     bool (*detach_source)(VsDriver *driver, unsigned index, GError **error);
     // The pull's connection is closed: frees what it cost the guest.
     bool (*close_source)(VsDriver *driver, unsigned index, GError **error);
-    // Ends the point in time. keep: the snapshots exist now. Not cancellable; does all it can, and
-    // says what it could not.
-    bool (*settle)(VsDriver *driver, bool keep, GError **error);
+    // All has been read: whether it is what the disks held at the point in time.
+    bool (*confirm)(VsDriver *driver, GError **error);
+    // Ends the point in time: removes all that was made for it but the new bitmaps. Not
+    // cancellable; does all it can, and says what it could not.
+    bool (*settle)(VsDriver *driver, GError **error);
     // Why the point in time can't be kept any more (scratch space, the VM has gone), NULL without
     // reason. Sets error.
     bool (*is_lost)(VsDriver *driver, GError **error);

@@ -163,6 +163,7 @@ make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrAr
     disk->format = g_strdup(node->driver);
     disk->source = vs_qmp_image_name(node->filename ? node->filename : "", cwd);
     disk->virtual_size_bytes = node->virtual_size_bytes;
+    disk->can_track = node->virtual_size_bytes > 0;
     disk->persistent_bitmaps = g_str_equal(node->driver, "qcow2") &&
                                g_strcmp0(node->compat, "0.10") != 0 && node->virtual_size_bytes > 0;
     disk->iothread = facts->iothread;

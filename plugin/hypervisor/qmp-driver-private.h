@@ -17,6 +17,7 @@
 
 #include "plugin/hypervisor/driver.h"
 #include "plugin/hypervisor/scratch.h"
+#include "qmp/agent.h"
 #include "qmp/block.h"
 #include "qmp/export.h"
 #include "qmp/job.h"
@@ -55,7 +56,6 @@ typedef struct {
     bool has_file;
     bool has_fleece;
     bool has_job;
-    bool has_bitmap;
     bool has_export;
     bool is_detached;           // the export's removal has begun
     bool is_connected;          // its NBD client has been connected
@@ -79,14 +79,14 @@ typedef struct {
     int64_t server_fdset;
     char *server_folder; // holds the listening socket, NULL once all are connected
     char *server_path;
+    VsQmpAgent *agent; // only while a point in time that quiesces begins
     GError *lost;
 } VsQmpDriver;
 
 VsInstance *vs_qmp_driver_describe(VsDriver *driver, GCancellable *cancellable, GError **error);
 bool vs_qmp_driver_recover(VsDriver *driver, const VsOwnerCheck *check, GCancellable *cancellable,
                            GError **error);
-bool vs_qmp_driver_drop_bitmaps(VsDriver *driver, const VsDisk *disk, const char *keep,
-                                GError **error);
+bool vs_qmp_driver_tidy(VsDriver *driver, const VsKeptBitmap *kept, unsigned count, GError **error);
 bool vs_qmp_driver_begin(VsDriver *driver, VsPoint *point, GCancellable *cancellable,
                          GError **error);
 bool vs_qmp_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
@@ -94,9 +94,17 @@ bool vs_qmp_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *s
                                GError **error);
 bool vs_qmp_driver_detach_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_qmp_driver_close_source(VsDriver *driver, unsigned index, GError **error);
-bool vs_qmp_driver_settle(VsDriver *driver, bool keep, GError **error);
+bool vs_qmp_driver_settle(VsDriver *driver, GError **error);
 bool vs_qmp_driver_is_lost(VsDriver *driver, GError **error);
 void vs_qmp_driver_on_event(const char *name, struct json_object *data, gpointer user_data);
+
+// The guest's agent: found before anything is prepared, used around the transaction. Without one
+// (nobody asked for it) freezing and thawing do nothing.
+bool vs_qmp_driver_find_agent(VsQmpDriver *driver, GCancellable *cancellable, GError **error);
+bool vs_qmp_driver_freeze(VsQmpDriver *driver, unsigned timeout_ms, GCancellable *cancellable,
+                          GError **error);
+bool vs_qmp_driver_thaw(VsQmpDriver *driver, GError **error);
+void vs_qmp_driver_thaw_leftover(VsQmpDriver *driver);
 
 // Makes the node with the bitmap VS_MARK_BITMAP of which only the last bit is set, and takes it
 // away again.

@@ -183,6 +183,13 @@ vs_qmp_driver_is_lost(VsDriver *base, GError **error)
     return true;
 }
 
+// The job's fleece or staging file has held the instant still: it does, or it is lost.
+static bool
+confirm(VsDriver *base, GError **error)
+{
+    return !vs_qmp_driver_is_lost(base, error);
+}
+
 static void
 driver_free(VsDriver *base)
 {
@@ -204,11 +211,12 @@ static const VsDriverOps qmp_ops = {
     .free = driver_free,
     .describe = vs_qmp_driver_describe,
     .recover = vs_qmp_driver_recover,
-    .drop_bitmaps = vs_qmp_driver_drop_bitmaps,
+    .tidy = vs_qmp_driver_tidy,
     .begin = vs_qmp_driver_begin,
     .open_source = vs_qmp_driver_open_source,
     .detach_source = vs_qmp_driver_detach_source,
     .close_source = vs_qmp_driver_close_source,
+    .confirm = confirm,
     .settle = vs_qmp_driver_settle,
     .is_lost = vs_qmp_driver_is_lost,
 };

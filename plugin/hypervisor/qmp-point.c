@@ -199,24 +199,37 @@ run_transaction(VsQmpDriver *driver, VsQmpTransaction *transaction, GError **err
     bool ok = vs_qmp_transaction_run(transaction, driver->client, NULL, &failure);
     if (!g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND))
         for (unsigned i = 0; i < driver->capture_count; i++)
-            driver->captures[i].has_job = driver->captures[i].has_bitmap = true;
+            driver->captures[i].has_job = true;
     if (failure)
         g_propagate_error(error, failure);
     return ok;
 }
 
-static bool
-start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error)
+static VsQmpTransaction *
+make_transaction(VsQmpDriver *driver)
 {
-    g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
+    VsQmpTransaction *transaction = vs_qmp_transaction_new();
     for (unsigned i = 0; i < driver->capture_count; i++)
         add_bitmap_actions(transaction, &driver->captures[i]);
     for (unsigned i = 0; i < driver->capture_count; i++)
         add_backup_action(transaction, &driver->captures[i]);
-    point->at_us = g_get_real_time();
+    return transaction;
+}
+
+static bool
+start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error)
+{
+    g_autoptr(VsQmpTransaction) transaction = make_transaction(driver);
+    int64_t from_us = g_get_monotonic_time();
+    if (g_cancellable_set_error_if_cancelled(cancellable, error) ||
+        !vs_qmp_driver_freeze(driver, point->freeze_timeout_ms, cancellable, error))
+        return false;
     // Not cancellable: whether it took place must be known.
-    return !g_cancellable_set_error_if_cancelled(cancellable, error) &&
-           run_transaction(driver, transaction, error);
+    point->at_us = g_get_real_time();
+    bool ok = run_transaction(driver, transaction, error);
+    bool thawed = vs_qmp_driver_thaw(driver, ok ? error : NULL);
+    point->frozen_us = point->freeze_timeout_ms ? g_get_monotonic_time() - from_us : 0;
+    return ok && thawed;
 }
 
 static bool
@@ -253,7 +266,7 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
     driver->capture_count = count;
     for (unsigned i = 0; i < count; i++)
         driver->captures[i].inherited = -1;
-    bool ok = true;
+    bool ok = point->freeze_timeout_ms == 0 || vs_qmp_driver_find_agent(driver, cancellable, error);
     for (unsigned i = 0; i < count && ok; i++)
         ok = prepare(driver, &driver->captures[i], &point->disks[i], &point->scratch, error) &&
              add_nodes(driver, &driver->captures[i], cancellable, error);
@@ -262,7 +275,7 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
         ok = vs_qmp_mark_remove(driver->client, &driver->captures[i], error);
     if (!ok) {
         g_autoptr(GError) undo = NULL;
-        if (!vs_qmp_driver_settle(base, false, &undo) && error && *error)
+        if (!vs_qmp_driver_settle(base, &undo) && error && *error)
             g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
                            undo->message);
     }
@@ -270,19 +283,6 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
 }
 
 // The end ---------------------------------------------------------------------------------------
-
-// Success: what was recorded up to the point in time is in the snapshot now. Failure: the old
-// bitmap has everything still.
-static bool
-settle_bitmaps(VsQmpDriver *driver, VsQmpCapture *capture, bool keep, GError **error)
-{
-    if (!capture->has_bitmap)
-        return true;
-    const VsPointDisk *disk = capture->disk;
-    // The one to keep is the newest snapshot's: on failure the one before, sound or not, as it was.
-    const char *kept = keep ? disk->bitmap : disk->kept_bitmap;
-    return vs_qmp_driver_drop_bitmaps(&driver->base, disk->disk, kept, error);
-}
 
 static void
 keep_first(GError **first, GError **failure)
@@ -293,7 +293,7 @@ keep_first(GError **first, GError **failure)
 }
 
 bool
-vs_qmp_driver_settle(VsDriver *base, bool keep, GError **error)
+vs_qmp_driver_settle(VsDriver *base, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
     VsQmpCapture *captures = driver->captures;
@@ -310,13 +310,10 @@ vs_qmp_driver_settle(VsDriver *base, bool keep, GError **error)
     }
     if (is_open && !vs_qmp_driver_stop_server(driver, &failure))
         keep_first(&first, &failure);
-    for (unsigned i = 0; i < count && is_open; i++) {
-        settle_bitmaps(driver, &captures[i], keep, &failure);
-        keep_first(&first, &failure);
-    }
     driver->has_server = false;
     vs_qmp_driver_forget_server(driver);
     forget_captures(driver);
+    g_clear_pointer(&driver->agent, vs_qmp_agent_free);
     if (first)
         g_propagate_error(error, first);
     return first == NULL;

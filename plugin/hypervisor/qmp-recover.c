@@ -166,6 +166,8 @@ remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset, GEr
     vs_qmp_names_init(&capture.names, driver->owner, snapshot_id);
     bool ok = look_for(driver->client, &capture, error);
     bool had_job = capture.has_job;
+    if (ok && capture.has_mark)
+        vs_qmp_driver_thaw_leftover(driver); // it died while it began
     ok = ok && vs_qmp_capture_remove(driver->client, &capture, error) &&
          (!had_job || vs_qmp_driver_resume(driver, error));
     vs_qmp_names_clear(&capture.names);
@@ -250,22 +252,32 @@ vs_qmp_driver_recover(VsDriver *base, const VsOwnerCheck *check, GCancellable *c
     return true;
 }
 
-bool
-vs_qmp_driver_drop_bitmaps(VsDriver *base, const VsDisk *disk, const char *keep, GError **error)
+static bool
+drop_bitmaps(VsQmpDriver *driver, const VsQmpNode *node, const char *keep, GError **error)
 {
-    VsQmpDriver *driver = (VsQmpDriver *)base;
-    // Asked anew: some may have come and gone since the disk was described.
-    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(driver->client, NULL, error);
-    if (!nodes)
-        return false;
-    const VsQmpNode *node = vs_qmp_find_node(nodes, disk->node);
     g_autofree char *keep_end = keep ? vs_bitmap_end_name(keep) : NULL;
-    for (unsigned i = 0; node && i < node->bitmaps->len; i++) {
+    for (unsigned i = 0; i < node->bitmaps->len; i++) {
         const VsQmpBitmap *bitmap = g_ptr_array_index(node->bitmaps, i);
         if (!vs_bitmap_is_of(bitmap->name, driver->repository_id) ||
             g_strcmp0(bitmap->name, keep) == 0 || g_strcmp0(bitmap->name, keep_end) == 0)
             continue;
-        if (!vs_qmp_bitmap_remove(driver->client, disk->node, bitmap->name, NULL, error))
+        if (!vs_qmp_bitmap_remove(driver->client, node->name, bitmap->name, NULL, error))
+            return false;
+    }
+    return true;
+}
+
+bool
+vs_qmp_driver_tidy(VsDriver *base, const VsKeptBitmap *kept, unsigned count, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    // Asked anew: some may have come and gone since the disks were described.
+    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(driver->client, NULL, error);
+    if (!nodes)
+        return false;
+    for (unsigned i = 0; i < count; i++) {
+        const VsQmpNode *node = vs_qmp_find_node(nodes, kept[i].disk->node);
+        if (node && kept[i].is_locked && !drop_bitmaps(driver, node, kept[i].bitmap, error))
             return false;
     }
     return true;

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "plugin/hypervisor/qemu-nbd.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
 
 // Name of the bitmap that a staging image carries.
@@ -238,15 +239,8 @@ open_staged(Stage *stage, VsPullSource *source, GCancellable *cancellable, GErro
     capture->inherited = dup(capture->scratch->fd); // without close-on-exec, for qemu-nbd
     if (capture->inherited < 0)
         return set_socket_error("duplicating the staging file for", error);
-    g_autoptr(GPtrArray) command = g_ptr_array_new();
-    g_ptr_array_add(command, g_strdup("qemu-nbd"));
-    g_ptr_array_add(command, g_strdup("--read-only"));
-    g_ptr_array_add(command, g_strdup("--format=qcow2"));
-    if (capture->frozen)
-        g_ptr_array_add(command, g_strdup("--bitmap=" STAGED_BITMAP));
-    g_ptr_array_add(command, g_strdup_printf("/dev/fd/%d", capture->inherited));
-    g_ptr_array_add(command, NULL);
-    capture->command = (char **)g_ptr_array_steal(command, NULL);
+    capture->command =
+        vs_qemu_nbd_staged(capture->inherited, capture->frozen ? STAGED_BITMAP : NULL);
     *source = (VsPullSource){.socket = -1,
                              .command = (const char *const *)capture->command,
                              .export_name = "",

@@ -28,21 +28,44 @@ open_nameless(const char *folder)
     return fd;
 }
 
+const char *
+vs_scratch_default_folder(void)
+{
+    const char *configured = g_getenv("TMPDIR");
+    return configured ? configured : "/var/tmp";
+}
+
+// Takes the descriptor, which may be the error that opening it gave.
+static VsScratch *
+scratch_new(const char *folder, int fd, uint64_t most_bytes, GError **error)
+{
+    if (fd < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "creating a scratch file in '%s': %s", folder, g_strerror(errno));
+        return NULL;
+    }
+    VsScratch *scratch = g_new0(VsScratch, 1);
+    scratch->folder = g_strdup(folder);
+    scratch->most_bytes = most_bytes ? most_bytes : G_MAXUINT64;
+    scratch->is_reserving = true;
+    scratch->fd = fd;
+    return scratch;
+}
+
 VsScratch *
 vs_scratch_new(const char *folder, uint64_t most_bytes, GError **error)
 {
-    g_autoptr(VsScratch) scratch = g_new0(VsScratch, 1);
-    const char *configured = g_getenv("TMPDIR");
-    scratch->folder = g_strdup(folder ? folder : configured ? configured : "/var/tmp");
-    scratch->most_bytes = most_bytes ? most_bytes : G_MAXUINT64;
-    scratch->is_reserving = true;
-    scratch->fd = open_nameless(scratch->folder);
-    if (scratch->fd < 0) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
-                    "creating a scratch file in '%s': %s", scratch->folder, g_strerror(errno));
-        return NULL;
-    }
-    return g_steal_pointer(&scratch);
+    if (!folder)
+        folder = vs_scratch_default_folder();
+    return scratch_new(folder, open_nameless(folder), most_bytes, error);
+}
+
+VsScratch *
+vs_scratch_new_named(const char *folder, const char *name, uint64_t most_bytes, GError **error)
+{
+    g_autofree char *path = g_build_filename(folder, name, NULL);
+    int fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+    return scratch_new(folder, fd, most_bytes, error);
 }
 
 void

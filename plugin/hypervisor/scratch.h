@@ -26,6 +26,11 @@ typedef struct {
 // beginning.
 VsScratch *vs_scratch_new(const char *folder, uint64_t most_bytes,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// The same with a name (that must be free), for a QEMU that wants one; who asked for it removes it.
+VsScratch *vs_scratch_new_named(const char *folder, const char *name, uint64_t most_bytes,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// The folder that NULL stands for.
+const char *vs_scratch_default_folder(void);
 void vs_scratch_free(VsScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsScratch, vs_scratch_free)
 

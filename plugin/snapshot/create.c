@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include <unistd.h>
 
+#include "nbd-export/store/attachment.h"
 #include "plugin/error.h"
 #include "plugin/snapshot/transfer.h"
 
@@ -20,6 +21,7 @@ typedef struct {
     GPtrArray *manifests; // VsManifest *, the plan's
     GPtrArray *warnings;  // char *
     char *group;
+    const char *distrust; // why bitmaps are not believed this time, NULL: they are
 } Create;
 
 static void
@@ -85,53 +87,103 @@ lock_disk(Create *create, const VsDisk *disk, GError **error)
     return fd >= 0;
 }
 
-static bool
-plan_disk(Create *create, const VsDisk *disk, GError **error)
+static void
+warn_of_iothread(Create *create, const VsDisk *disk)
 {
-    g_auto(VsBase) base = {0};
-    if (!lock_disk(create, disk, error) || !check_quota(create->engine, disk, error) ||
-        !vs_session_load_base(create->engine, disk, &base, error))
-        return false;
-    VsPlanDisk *plan = vs_plan_disk(create->session.instance, disk, &base, create->request,
-                                    vs_repository_id(create->engine->repository), create->group);
-    g_ptr_array_add(create->plan, plan);
-    g_ptr_array_add(create->manifests, plan->manifest);
     if (create->request->capture == VS_CAPTURE_LIVE && disk->iothread)
         g_ptr_array_add(
             create->warnings,
             g_strdup_printf("disk '%s' is on an iothread: with some QEMU versions the VM dies "
                             "if this program is killed during a live capture",
                             disk->target));
+}
+
+static bool
+plan_disk(Create *create, const VsPlanContext *context, const VsDisk *disk, GError **error)
+{
+    g_auto(VsBase) base = {0};
+    if (!lock_disk(create, disk, error) || !check_quota(create->engine, disk, error) ||
+        !vs_session_load_base(create->engine, disk, &base, error))
+        return false;
+    VsPlanDisk *plan = vs_plan_disk(context, disk, &base);
+    g_ptr_array_add(create->plan, plan);
+    g_ptr_array_add(create->manifests, plan->manifest);
+    warn_of_iothread(create, disk);
     return true;
 }
 
 static bool
 make_plan(Create *create, GError **error)
 {
-    g_autoptr(GPtrArray) chosen =
-        vs_plan_choose(create->session.instance, create->request->disks, error);
+    VsInstance *instance = create->session.instance;
+    g_autoptr(GPtrArray) chosen = vs_plan_choose(instance, create->request->disks, error);
     if (!chosen)
         return false;
     create->group = chosen->len > 1 ? vs_id_new("ssg-") : NULL;
+    VsPlanContext context = {instance, create->request,
+                             vs_repository_id(create->engine->repository), create->group,
+                             create->distrust};
     for (unsigned i = 0; i < chosen->len; i++)
-        if (!plan_disk(create, g_ptr_array_index(chosen, i), error))
+        if (!plan_disk(create, &context, g_ptr_array_index(chosen, i), error))
             return false;
+    vs_plan_settle_capture(&context, create->plan);
     return true;
 }
 
-// Bitmaps of ours that are neither the newest snapshot's nor a stranger's were left by an
-// interrupted run, or a removal that failed.
-static bool
-drop_stale_bitmaps(Create *create, GError **error)
+// Bitmaps ---------------------------------------------------------------------------------------
+
+static const VsPlanDisk *
+find_plan(const Create *create, const VsDisk *disk)
 {
-    VsDriver *driver = create->session.driver;
     for (unsigned i = 0; i < create->plan->len; i++) {
         const VsPlanDisk *plan = g_ptr_array_index(create->plan, i);
-        if (!driver->ops->drop_bitmaps(driver, plan->disk, plan->base ? plan->base->bitmap : NULL,
-                                       error))
-            return false;
+        if (plan->disk == disk)
+            return plan;
     }
+    return NULL;
+}
+
+// The bitmap of the disk's newest snapshot: is_taken says whether that is the one being made.
+static bool
+find_kept(Create *create, const VsDisk *disk, bool is_taken, char **bitmap, GError **error)
+{
+    const VsPlanDisk *plan = find_plan(create, disk);
+    if (plan) {
+        const VsManifest *newest = is_taken ? plan->manifest : plan->base;
+        *bitmap = newest ? g_strdup(newest->bitmap) : NULL;
+        return true;
+    }
+    g_auto(VsBase) base = {0};
+    if (!vs_session_load_base(create->engine, disk, &base, error))
+        return false;
+    *bitmap = base.manifest ? g_strdup(base.manifest->bitmap) : NULL;
     return true;
+}
+
+static void
+clear_kept(gpointer element)
+{
+    g_free((char *)((VsKeptBitmap *)element)->bitmap);
+}
+
+// Bitmaps of ours that are neither the newest snapshot's nor a stranger's go: of the snapshot
+// before, once there is a newer one; of one that failed; left by an interrupted run.
+static bool
+tidy(Create *create, bool is_taken, GError **error)
+{
+    VsDriver *driver = create->session.driver;
+    const GPtrArray *disks = create->session.instance->disks;
+    g_autoptr(GArray) kept = g_array_new(FALSE, FALSE, sizeof(VsKeptBitmap));
+    g_array_set_clear_func(kept, clear_kept);
+    for (unsigned i = 0; i < disks->len; i++) {
+        const VsDisk *disk = g_ptr_array_index(disks, i);
+        char *bitmap = NULL;
+        if (!find_kept(create, disk, is_taken, &bitmap, error))
+            return false;
+        VsKeptBitmap entry = {disk, bitmap, find_plan(create, disk) != NULL};
+        g_array_append_val(kept, entry);
+    }
+    return driver->ops->tidy(driver, (VsKeptBitmap *)kept->data, kept->len, error);
 }
 
 static bool
@@ -162,7 +214,6 @@ make_points(Create *create)
             (VsPointDisk){.disk = plan->disk,
                           .snapshot_id = plan->manifest->id,
                           .bitmap = plan->manifest->bitmap,
-                          .kept_bitmap = plan->base ? plan->base->bitmap : NULL,
                           .old_bitmap = plan->incremental ? plan->base->bitmap : NULL,
                           .staged = plan->staged};
     }
@@ -180,25 +231,78 @@ count_growth(Create *create)
     }
 }
 
+#define FREEZE_TIMEOUT_MS 10000u
+
 static bool
 begin_point(Create *create, GError **error)
 {
     VsDriver *driver = create->session.driver;
     make_points(create);
-    VsPoint point = {
-        .disks = create->points,
-        .count = create->plan->len,
-        .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes}};
+    VsPoint point = {.disks = create->points,
+                     .count = create->plan->len,
+                     .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes},
+                     .freeze_timeout_ms = create->request->quiesce ? FREEZE_TIMEOUT_MS : 0};
     if (!driver->ops->begin(driver, &point, create->cancellable, error))
         return false;
     count_growth(create);
     for (unsigned i = 0; i < create->manifests->len; i++) {
         VsManifest *manifest = g_ptr_array_index(create->manifests, i);
         manifest->created_at_us = point.at_us;
+        manifest->frozen_us = point.frozen_us;
         manifest->expires_at_us =
             create->request->retain_us ? point.at_us + create->request->retain_us : 0;
     }
     return true;
+}
+
+// What the definition points to belongs to the snapshot too. It is read after the point in time, as
+// are the disks; what a machine writes there (nvram) changes seldom.
+static bool
+store_files(Create *create, GError **error)
+{
+    VsRepository *repository = create->engine->repository;
+    const GPtrArray *files = create->session.instance->files;
+    g_autoptr(GPtrArray) stored =
+        g_ptr_array_new_with_free_func((GDestroyNotify)vs_manifest_file_free);
+    for (unsigned i = 0; i < files->len; i++) {
+        const VsInstanceFile *file = g_ptr_array_index(files, i);
+        VsManifestFile *entry = vs_attachment_store(repository, file->role, file->path, error);
+        if (!entry)
+            return false;
+        g_ptr_array_add(stored, entry);
+    }
+    for (unsigned i = 0; i < create->manifests->len; i++) {
+        VsManifest *manifest = g_ptr_array_index(create->manifests, i);
+        for (unsigned j = 0; j < stored->len; j++)
+            g_ptr_array_add(manifest->files, vs_manifest_file_copy(g_ptr_array_index(stored, j)));
+    }
+    return true;
+}
+
+static bool
+transfer(Create *create, GError **error)
+{
+    VsDriver *driver = create->session.driver;
+    VsTransferJob job = {.engine = create->engine,
+                         .session = &create->session,
+                         .plan = create->plan,
+                         .points = create->points,
+                         .speed_limit_bytes = create->request->speed_limit_bytes,
+                         .cancellable = create->cancellable};
+    return vs_transfer_run(&job, error) && driver->ops->confirm(driver, error) &&
+           !g_cancellable_set_error_if_cancelled(create->cancellable, error);
+}
+
+// Leaves in the hypervisor what the newest snapshot needs, and nothing else.
+static void
+clean_up(Create *create, bool is_taken)
+{
+    VsDriver *driver = create->session.driver;
+    g_autoptr(GError) unsettled = NULL, untidy = NULL;
+    if (!driver->ops->settle(driver, &unsettled))
+        warn(create, "cleaning up in QEMU (the next create will do it)", unsettled);
+    if (!tidy(create, is_taken, &untidy) && !unsettled)
+        warn(create, "removing bitmaps (the next create will do it)", untidy);
 }
 
 // From the point in time on: all of it, or nothing is left.
@@ -206,23 +310,13 @@ static bool
 capture(Create *create, GError **error)
 {
     const VsEngine *engine = create->engine;
-    VsDriver *driver = create->session.driver;
-    VsTransferJob transfer = {.engine = engine,
-                              .session = &create->session,
-                              .plan = create->plan,
-                              .points = create->points,
-                              .speed_limit_bytes = create->request->speed_limit_bytes,
-                              .cancellable = create->cancellable};
-    bool kept = vs_transfer_run(&transfer, error) &&
-                !g_cancellable_set_error_if_cancelled(create->cancellable, error) &&
-                vs_repository_commit(engine->repository, create->manifests, error);
+    bool is_taken = store_files(create, error) && transfer(create, error) &&
+                    vs_repository_commit(engine->repository, create->manifests, error);
     g_autoptr(GError) late = NULL;
-    if (kept && !vs_catalogue_accomplish(engine->catalogue, create->manifests, &late))
+    if (is_taken && !vs_catalogue_accomplish(engine->catalogue, create->manifests, &late))
         warn(create, "the snapshots are stored, but the catalogue could not be told", late);
-    g_autoptr(GError) unsettled = NULL;
-    if (!driver->ops->settle(driver, kept, &unsettled))
-        warn(create, "cleaning up in QEMU (the next create will do it)", unsettled);
-    return kept;
+    clean_up(create, is_taken);
+    return is_taken;
 }
 
 static void
@@ -236,19 +330,34 @@ mark_failed(Create *create, const GError *failure)
         warn(create, "noting the failure in the catalogue", error);
 }
 
+// It is tried again in full at once, so nobody needs to see it.
+static void
+forget(Create *create)
+{
+    for (unsigned i = 0; i < create->manifests->len; i++) {
+        const VsManifest *manifest = g_ptr_array_index(create->manifests, i);
+        g_autoptr(GError) error = NULL;
+        if (!vs_catalogue_forget(create->engine->catalogue, manifest->id, &error))
+            warn(create, "forgetting a first attempt", error);
+    }
+}
+
 // What fails before there is a point in time leaves no trace, not even a failed snapshot.
 static bool
 begin(Create *create, GError **error)
 {
-    if (!begin_point(create, error))
-        return false;
-    if (announce(create, error))
-        return true;
-    g_autoptr(GError) unsettled = NULL;
-    VsDriver *driver = create->session.driver;
-    if (!driver->ops->settle(driver, false, &unsettled))
-        g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
-                       unsettled->message);
+    GError *failure = NULL;
+    if (begin_point(create, &failure)) {
+        if (announce(create, &failure))
+            return true;
+        clean_up(create, false);
+    } else {
+        // Whether its bitmaps came into being may be unknown.
+        g_autoptr(GError) untidy = NULL;
+        if (!tidy(create, false, &untidy))
+            g_debug("after a failed begin: %s", untidy->message);
+    }
+    g_propagate_error(error, failure);
     return false;
 }
 
@@ -264,7 +373,9 @@ run(Create *create, GError **error)
         g_set_error(&failure, VS_ERROR, VS_ERROR_CANCELLED, "creating a snapshot of %s: cancelled",
                     create->session.instance->name);
     }
-    if (begun)
+    if (begun && g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED))
+        forget(create);
+    else if (begun)
         mark_failed(create, failure);
     g_propagate_error(error, failure);
     return false;
@@ -287,22 +398,46 @@ make_result(Create *create, GError **error)
     return g_steal_pointer(&result);
 }
 
+static void
+create_init(Create *create, const VsEngine *engine, const VsCreateRequest *request)
+{
+    *create = (Create){.engine = engine, .request = request, .session = {.lock = -1}};
+    create->cancellable =
+        engine->cancellable ? g_object_ref(engine->cancellable) : g_cancellable_new();
+    create->plan = g_ptr_array_new_with_free_func((GDestroyNotify)vs_plan_disk_free);
+    create->manifests = g_ptr_array_new();
+    create->locks = g_array_new(FALSE, FALSE, sizeof(int));
+    g_array_set_clear_func(create->locks, close_lock);
+    create->warnings = g_ptr_array_new_with_free_func(g_free);
+}
+
+static VsCreateResult *
+attempt(const VsEngine *engine, const VsCreateRequest *request, const char *distrust,
+        GError **error)
+{
+    g_auto(Create) create;
+    create_init(&create, engine, request);
+    create.distrust = distrust;
+    if (!vs_session_open(&create.session, engine, request->instance, true, error) ||
+        !make_plan(&create, error) || !tidy(&create, false, error) || !run(&create, error))
+        return NULL;
+    return make_result(&create, error);
+}
+
 VsCreateResult *
 vs_engine_create(const VsEngine *engine, const VsCreateRequest *request, GError **error)
 {
-    g_auto(Create) create = {.engine = engine, .request = request, .session = {.lock = -1}};
-    create.cancellable =
-        engine->cancellable ? g_object_ref(engine->cancellable) : g_cancellable_new();
-    create.plan = g_ptr_array_new_with_free_func((GDestroyNotify)vs_plan_disk_free);
-    create.manifests = g_ptr_array_new();
-    create.locks = g_array_new(FALSE, FALSE, sizeof(int));
-    g_array_set_clear_func(create.locks, close_lock);
-    create.warnings = g_ptr_array_new_with_free_func(g_free);
-
     if (!vs_repository_lock(engine->repository, VS_REPOSITORY_SHARED, REPOSITORY_LOCK_TIMEOUT_MS,
-                            error) ||
-        !vs_session_open(&create.session, engine, request->instance, true, error) ||
-        !make_plan(&create, error) || !drop_stale_bitmaps(&create, error) || !run(&create, error))
+                            error))
         return NULL;
-    return make_result(&create, error);
+    GError *failure = NULL;
+    VsCreateResult *result = attempt(engine, request, NULL, &failure);
+    // A bitmap that proved wrong at or after the point in time: a new one, read in full.
+    if (g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED)) {
+        g_autoptr(GError) distrust = g_steal_pointer(&failure);
+        result = attempt(engine, request, distrust->message, &failure);
+    }
+    if (failure)
+        g_propagate_error(error, failure);
+    return result;
 }

@@ -23,13 +23,14 @@ typedef enum {
 } VsCapture;
 
 typedef struct {
-    const char *instance;     // INSTANCE: qmp:SOCKET
+    const char *instance;     // INSTANCE: a libvirt domain, qmp:SOCKET or file:PATH
     const char *const *disks; // names, NULL: all
     const char *name;
     const char *description;
     GHashTable *tags;  // char * → char *, NULL: none
     int64_t retain_us; // 0: for ever
     bool full;
+    bool quiesce; // the guest's agent freezes its file systems for the point in time
     VsCapture capture;
     uint64_t speed_limit_bytes;  // a second, 0: none
     const char *scratch_dir;     // NULL: default
@@ -49,6 +50,7 @@ typedef void (*VsEngineProgressFunc)(const VsProgress *progress, gpointer user_d
 typedef struct {
     VsRepository *repository;
     VsCatalogue *catalogue;
+    const char *connect_uri; // libvirt's, NULL: its default
     GCancellable *cancellable;
     VsEngineProgressFunc progress; // may be NULL
     gpointer progress_data;
@@ -70,9 +72,5 @@ VsCreateResult *vs_engine_create(const VsEngine *engine, const VsCreateRequest *
 // incremental: reasons (char *, or NULL in its place: it would be).
 VsInstance *vs_engine_describe(const VsEngine *engine, const char *instance, GPtrArray **reasons,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
-
-// The instance id of an INSTANCE argument without asking the instance itself, for locks and
-// look-ups; VS_ERROR_INVALID_PARAMETER where its form is wrong.
-char *vs_engine_instance_id(const char *instance, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

@@ -39,13 +39,20 @@ find_bitmap(const VsDisk *disk, const char *name)
     return NULL;
 }
 
-// Whether the disk has been as long as now, or longer, ever since.
-static bool
-has_kept_its_end(const VsDisk *disk, const VsManifest *base)
+// The companion bitmap that tells whether the disk has been as long as now, or longer, ever since;
+// NULL: there is none, only the content can tell (vs_pull_check).
+static const VsQmpBitmap *
+find_end(const VsDisk *disk, const VsManifest *base)
 {
     g_autofree char *name = vs_bitmap_end_name(base->bitmap);
-    const VsQmpBitmap *end = find_bitmap(disk, name);
-    return base->virtual_size_bytes < 512 || (end && !end->inconsistent && end->count_bytes > 0);
+    return find_bitmap(disk, name);
+}
+
+static bool
+has_lost_its_end(const VsDisk *disk, const VsManifest *base)
+{
+    const VsQmpBitmap *end = find_end(disk, base);
+    return end && base->virtual_size_bytes >= 512 && (end->inconsistent || end->count_bytes == 0);
 }
 
 static const char *
@@ -71,7 +78,8 @@ vs_plan_full_reason(const VsDisk *disk, const VsBase *newest)
     if (!base)
         return g_strdup(newest->fault ? newest->fault : "first snapshot of this disk");
     if (!base->bitmap)
-        return g_strdup("the snapshot before started no dirty bitmap");
+        return g_strdup(disk->can_track ? "the snapshot before started no dirty bitmap"
+                                        : "no record of changes can be kept for this image");
     g_autofree char *chain = vs_plan_chain(disk);
     if (g_strcmp0(chain, base->disk_chain) != 0)
         return g_strdup("the disk's image or backing chain is not the one of the snapshot before");
@@ -80,26 +88,27 @@ vs_plan_full_reason(const VsDisk *disk, const VsBase *newest)
     if (disk->virtual_size_bytes < base->virtual_size_bytes)
         return g_strdup("the disk has shrunk");
     const char *fault = bitmap_fault(disk, find_bitmap(disk, base->bitmap));
-    if (!fault && !has_kept_its_end(disk, base))
+    if (!fault && has_lost_its_end(disk, base))
         fault = "the disk has been shorter meanwhile";
     return g_strdup(fault);
 }
 
 static VsManifest *
-make_manifest(const VsInstance *instance, const VsDisk *disk, const VsBase *base,
-              const VsCreateRequest *request)
+make_manifest(const VsPlanContext *context, const VsDisk *disk, const VsBase *base)
 {
+    const VsInstance *instance = context->instance;
     VsManifest *manifest = vs_manifest_new();
     manifest->id = vs_id_new("s-");
-    manifest->name = g_strdup(request->name);
-    manifest->description = g_strdup(request->description);
+    manifest->group = g_strdup(context->group);
+    manifest->name = g_strdup(context->request->name);
+    manifest->description = g_strdup(context->request->description);
     manifest->kind = g_strdup("manual");
     manifest->parent = base->manifest ? g_strdup(base->manifest->id) : NULL;
-    manifest->consistency = g_strdup("crash");
+    manifest->consistency = g_strdup(context->request->quiesce ? "filesystem" : "crash");
     manifest->generation = base->generation + 1;
     manifest->virtual_size_bytes = disk->virtual_size_bytes;
     manifest->instance_id = g_strdup(instance->id);
-    manifest->instance_name = g_strdup(instance->name);
+    manifest->instance_name = g_strdup(instance->id ? instance->name : NULL);
     manifest->instance_kind = g_strdup(instance->kind);
     manifest->instance_definition = g_strdup(instance->definition);
     manifest->disk_id = g_strdup(disk->id);
@@ -107,31 +116,62 @@ make_manifest(const VsInstance *instance, const VsDisk *disk, const VsBase *base
     manifest->disk_source = g_strdup(disk->source);
     manifest->disk_format = g_strdup(disk->format);
     manifest->disk_chain = vs_plan_chain(disk);
+    // One name for all disks of a group: libvirt's checkpoints are the domain's, not a disk's.
+    if (disk->can_track)
+        manifest->bitmap =
+            vs_bitmap_name(context->repository_id, context->group ? context->group : manifest->id);
     return manifest;
 }
 
+static char *
+find_reason(const VsPlanContext *context, const VsDisk *disk, const VsBase *base)
+{
+    if (context->request->full && base->manifest)
+        return g_strdup("a full read was asked for");
+    char *reason = vs_plan_full_reason(disk, base);
+    return reason ? reason : g_strdup(context->distrust);
+}
+
+// QEMU stages what the bitmap says, which leaves a new end out.
+static void
+refuse_staged_growth(VsPlanDisk *plan)
+{
+    if (!plan->incremental || !plan->staged ||
+        plan->disk->virtual_size_bytes <= plan->base->virtual_size_bytes)
+        return;
+    plan->manifest->mode_reason = g_strdup("the disk has grown, and is captured staged");
+    g_free(plan->manifest->mode);
+    plan->manifest->mode = g_strdup("full");
+    plan->incremental = false;
+}
+
 VsPlanDisk *
-vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsBase *base,
-             const VsCreateRequest *request, const char *repository_id, const char *group)
+vs_plan_disk(const VsPlanContext *context, const VsDisk *disk, VsBase *base)
 {
     VsPlanDisk *plan = g_new0(VsPlanDisk, 1);
     plan->disk = disk;
-    plan->manifest = make_manifest(instance, disk, base, request);
-    plan->manifest->group = g_strdup(group);
-    plan->manifest->bitmap = vs_bitmap_name(repository_id, plan->manifest->id);
-    plan->manifest->mode_reason = request->full && base->manifest
-                                      ? g_strdup("a full read was asked for")
-                                      : vs_plan_full_reason(disk, base);
+    plan->manifest = make_manifest(context, disk, base);
+    plan->manifest->mode_reason = find_reason(context, disk, base);
     plan->base = g_steal_pointer(&base->manifest);
-    plan->staged = request->capture == VS_CAPTURE_STAGED ||
-                   (request->capture == VS_CAPTURE_AUTO && disk->iothread);
-    // QEMU stages what the bitmap says, which leaves a new end out.
-    if (!plan->manifest->mode_reason && plan->staged &&
-        disk->virtual_size_bytes > plan->base->virtual_size_bytes)
-        plan->manifest->mode_reason = g_strdup("the disk has grown, and is captured staged");
     plan->incremental = plan->manifest->mode_reason == NULL;
     plan->manifest->mode = g_strdup(plan->incremental ? "incremental" : "full");
+    plan->needs_witness = plan->incremental && !find_end(disk, plan->base);
+    plan->staged = context->request->capture == VS_CAPTURE_STAGED ||
+                   (context->request->capture == VS_CAPTURE_AUTO && disk->iothread);
     return plan;
+}
+
+void
+vs_plan_settle_capture(const VsPlanContext *context, GPtrArray *plan)
+{
+    bool any = false;
+    for (unsigned i = 0; i < plan->len; i++)
+        any |= ((VsPlanDisk *)g_ptr_array_index(plan, i))->staged;
+    for (unsigned i = 0; i < plan->len; i++) {
+        VsPlanDisk *disk = g_ptr_array_index(plan, i);
+        disk->staged |= any && context->instance->one_capture;
+        refuse_staged_growth(disk);
+    }
 }
 
 static bool

@@ -23,6 +23,7 @@ typedef struct {
     VsManifest *base;     // the disk's newest snapshot (perhaps deleted), NULL: none
     VsManifest *manifest; // of the snapshot to come, as far as it is known
     bool incremental;     // read only what base's bitmap says
+    bool needs_witness;   // nothing else tells whether the disk has been shorter meanwhile
     bool staged;
 } VsPlanDisk;
 void vs_plan_disk_free(VsPlanDisk *disk);
@@ -33,11 +34,20 @@ char *vs_plan_full_reason(const VsDisk *disk, const VsBase *base);
 // JSON text of a disk's chain, as it stands in manifests.
 char *vs_plan_chain(const VsDisk *disk);
 
-// The plan for one disk. base's manifest is taken. repository_id names the bitmap; group may be
-// NULL.
-VsPlanDisk *vs_plan_disk(const VsInstance *instance, const VsDisk *disk, VsBase *base,
-                         const VsCreateRequest *request, const char *repository_id,
-                         const char *group);
+// What all disks of a plan have in common.
+typedef struct {
+    const VsInstance *instance;
+    const VsCreateRequest *request;
+    const char *repository_id; // names the bitmaps
+    const char *group;         // NULL: a single disk
+    const char *distrust;      // why no bitmap is believed, NULL: they are
+} VsPlanContext;
+
+// The plan for one disk. base's manifest is taken.
+VsPlanDisk *vs_plan_disk(const VsPlanContext *context, const VsDisk *disk, VsBase *base);
+// Where the instance's disks are captured all in one way, one that is staged makes all staged.
+// plan: VsPlanDisk *, all disks of the request.
+void vs_plan_settle_capture(const VsPlanContext *context, GPtrArray *plan);
 
 // The disks of the request, borrowed from the instance, in its order. VS_ERROR_NO_SUCH_DISK,
 // _INVALID_PARAMETER (named twice), _DISK_STATUS (none, or not available).

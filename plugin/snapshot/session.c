@@ -1,50 +1,11 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "plugin/snapshot/session.h"
 
-#include <string.h>
 #include <unistd.h>
 
 #include "nbd-export/store/snapshot-reader.h"
 #include "plugin/error.h"
 #include "plugin/snapshot/plan.h"
-
-static const char *const qmp_prefix = "qmp:";
-
-// The socket's path, absolute and without links but for the last component.
-static char *
-socket_path(const char *instance)
-{
-    g_autofree char *absolute = g_canonicalize_filename(instance + strlen(qmp_prefix), NULL);
-    g_autofree char *folder = g_path_get_dirname(absolute);
-    g_autofree char *name = g_path_get_basename(absolute);
-    char *real = realpath(folder, NULL);
-    char *path = g_build_filename(real ? real : folder, name, NULL);
-    free(real);
-    return path;
-}
-
-static bool
-check_form(const char *instance, GError **error)
-{
-    if (g_str_has_prefix(instance, qmp_prefix) && instance[strlen(qmp_prefix)])
-        return true;
-    g_set_error(error, VS_ERROR,
-                g_str_has_prefix(instance, qmp_prefix) ? VS_ERROR_INVALID_PARAMETER
-                                                       : VS_ERROR_NO_SUCH_INSTANCE,
-                "instance '%.200s': this build reaches qmp:SOCKET only", instance);
-    return false;
-}
-
-char *
-vs_engine_instance_id(const char *instance, GError **error)
-{
-    if (!check_form(instance, error))
-        return NULL;
-    g_autofree char *path = socket_path(instance);
-    g_autofree char *host = vs_host_key();
-    g_autofree char *key = g_strdup_printf("%s:%s%s", host, qmp_prefix, path);
-    return vs_id_from_key("i-", key);
-}
 
 static bool
 is_taken(const VsInstance *instance, unsigned before, const char *id)
@@ -80,19 +41,52 @@ identify_disks(const VsEngine *engine, VsInstance *instance, GError **error)
 }
 
 static bool
-connect_driver(VsSession *session, const VsEngine *engine, const char *instance, const char *id,
-               GError **error)
-{
-    g_autofree char *path = socket_path(instance);
-    session->driver = vs_qmp_driver_connect(path, vs_repository_id(engine->repository), id,
-                                            engine->cancellable, error);
-    return session->driver != NULL;
-}
-
-static bool
 is_busy(const char *instance_id, gpointer user_data)
 {
     return vs_catalogue_is_instance_busy(user_data, instance_id);
+}
+
+// An unattached image is known from the time when an instance had it.
+static bool
+check_attached_once(const VsSession *session, const VsEngine *engine, GError **error)
+{
+    const VsDisk *disk = g_ptr_array_index(session->instance->disks, 0);
+    g_autoptr(GPtrArray) known = vs_catalogue_known_disks(engine->catalogue, error);
+    if (!known)
+        return false;
+    for (unsigned i = 0; i < known->len; i++)
+        if (g_str_equal(((VsKnownDisk *)g_ptr_array_index(known, i))->id, disk->id))
+            return true;
+    g_autofree char *user = vs_reach_find_user(engine->connect_uri, disk->source);
+    if (user)
+        return true;
+    g_set_error(error, VS_ERROR, VS_ERROR_NEVER_ATTACHED,
+                "image '%s' has not been seen attached to an instance, so that nothing can have "
+                "written to it; `virtsnap disks INSTANCE` makes an instance's disks known",
+                disk->source);
+    return false;
+}
+
+static bool
+open_reach(VsSession *session, const VsEngine *engine, bool exclusive, GError **error)
+{
+    const VsReach *reach = &session->reach;
+    // An image alone has no lock but its disk's.
+    if (exclusive && reach->instance_id) {
+        session->lock = vs_catalogue_lock_instance(engine->catalogue, reach->instance_id, error);
+        if (session->lock < 0)
+            return false;
+    }
+    session->driver =
+        vs_reach_open(reach, vs_repository_id(engine->repository), engine->cancellable, error);
+    if (!session->driver)
+        return false;
+    const VsDriverOps *ops = session->driver->ops;
+    VsOwnerCheck check = {is_busy, engine->catalogue};
+    if (exclusive && !ops->recover(session->driver, &check, engine->cancellable, error))
+        return false;
+    session->instance = ops->describe(session->driver, engine->cancellable, error);
+    return session->instance != NULL;
 }
 
 bool
@@ -100,25 +94,12 @@ vs_session_open(VsSession *session, const VsEngine *engine, const char *instance
                 GError **error)
 {
     session->lock = -1;
-    g_autofree char *id = vs_engine_instance_id(instance, error);
-    if (!id)
+    if (!vs_reach_find(&session->reach, engine->connect_uri, instance, error) ||
+        !open_reach(session, engine, exclusive, error))
         return false;
-    if (exclusive) {
-        session->lock = vs_catalogue_lock_instance(engine->catalogue, id, error);
-        if (session->lock < 0)
-            return false;
-    }
-    if (!connect_driver(session, engine, instance, id, error))
-        return false;
-    const VsDriverOps *ops = session->driver->ops;
-    VsOwnerCheck check = {is_busy, engine->catalogue};
-    if (exclusive && !ops->recover(session->driver, &check, engine->cancellable, error))
-        return false;
-    session->instance = ops->describe(session->driver, engine->cancellable, error);
-    if (!session->instance)
-        return false;
-    session->instance->id = g_steal_pointer(&id);
-    return identify_disks(engine, session->instance, error);
+    session->instance->id = g_strdup(session->reach.instance_id);
+    return identify_disks(engine, session->instance, error) &&
+           (session->reach.kind != VS_REACH_IMAGE || check_attached_once(session, engine, error));
 }
 
 void
@@ -126,6 +107,7 @@ vs_session_clear(VsSession *session)
 {
     vs_driver_free(session->driver);
     vs_instance_free(session->instance);
+    vs_reach_clear(&session->reach);
     if (session->lock >= 0)
         close(session->lock);
     *session = (VsSession){.lock = -1};

@@ -3,7 +3,7 @@
 // identified. Internal to the engine.
 #pragma once
 
-#include "plugin/hypervisor/driver.h"
+#include "plugin/hypervisor/reach.h"
 #include "plugin/snapshot/engine.h"
 #include "plugin/snapshot/plan.h"
 
@@ -11,6 +11,7 @@ G_BEGIN_DECLS
 
 typedef struct {
     int lock; // the instance's, -1: not taken
+    VsReach reach;
     VsDriver *driver;
     VsInstance *instance;
 } VsSession;

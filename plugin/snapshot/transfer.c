@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "plugin/snapshot/transfer.h"
 
+#include "nbd-export/store/snapshot-reader.h"
 #include "plugin/error.h"
+#include "plugin/hypervisor/qemu-nbd.h"
 
 // How often the main loop looks at progress, cancellation and the state of the point in time.
 #define TICK_MS 100u
@@ -206,6 +208,49 @@ on_stage(uint64_t done, uint64_t total, gpointer user_data)
     tick(staging->transfer);
 }
 
+// The disk itself, to ask what is allocated in it: a staging file has only what changed.
+static VsPull *
+connect_image(const VsPlanDisk *plan, GError **error)
+{
+    g_auto(GStrv) command = vs_qemu_nbd_image(plan->disk->source, plan->disk->format, NULL);
+    VsPullSource source = {
+        .socket = -1, .command = (const char *const *)command, .export_name = ""};
+    return vs_pull_connect(&source, plan->disk->virtual_size_bytes, error);
+}
+
+static bool
+last_content(uint64_t below, bool *found, uint64_t *offset, gpointer user_data, GError **error)
+{
+    return vs_snapshot_reader_last_content(user_data, below, found, offset, error);
+}
+
+// Whether the bitmap can have missed that the disk was shorter for a while.
+static bool
+check_bitmap(Transfer *transfer, unsigned index, GError **error)
+{
+    DiskTransfer *disk = &transfer->disks[index];
+    const VsPlanDisk *plan = plan_of(transfer, index);
+    VsRepository *repository = transfer->job->engine->repository;
+    uint64_t size = plan->base->virtual_size_bytes;
+    VsTree tree = {plan->base->root, vs_repository_chunk_count(repository, size)};
+    g_autoptr(VsSnapshotReader) reader = vs_snapshot_reader_new(repository, &tree, size);
+    VsPullWitness witness = {.last_content = last_content, .user_data = reader};
+    bool staged = transfer->job->points[index].staged;
+    g_autoptr(VsPull) image = staged ? connect_image(plan, error) : NULL;
+    if (staged && !image)
+        return false;
+    GError *cause = NULL;
+    if (vs_pull_check(disk->pull, staged ? image : disk->pull, &witness, disk->options.dirty_from,
+                      &cause))
+        return true;
+    if (g_error_matches(cause, VS_PULL_ERROR, VS_PULL_ERROR_DISTRUSTED))
+        g_set_error_literal(error, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED, cause->message);
+    else
+        g_propagate_prefixed_error(error, g_error_copy(cause), "disk '%s': ", plan->disk->target);
+    g_error_free(cause);
+    return false;
+}
+
 static bool
 connect_disk(Transfer *transfer, unsigned index, GError **error)
 {
@@ -234,7 +279,7 @@ connect_disk(Transfer *transfer, unsigned index, GError **error)
         .dirty_from = plan->incremental ? MIN(size, plan->base->virtual_size_bytes) : size,
         .speed_limit_bytes = job->speed_limit_bytes};
     disk->context = g_main_context_ref_thread_default();
-    return true;
+    return !plan->needs_witness || check_bitmap(transfer, index, error);
 }
 
 // Nothing changed (or nothing there): the base's content is the snapshot's.
@@ -265,10 +310,18 @@ transfer_clear(Transfer *transfer)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Transfer, transfer_clear)
 
+// Whether the source must be opened: there is something to read, or there may be.
 static bool
-has_work(const VsTransferJob *job, unsigned index, bool staged)
+has_something(const Transfer *transfer, unsigned index)
 {
-    return job->points[index].staged == staged && job->points[index].dirty_bytes > 0;
+    const VsPointDisk *point = &transfer->job->points[index];
+    return point->dirty_bytes > 0 || point->is_estimate || plan_of(transfer, index)->needs_witness;
+}
+
+static bool
+has_work(const Transfer *transfer, unsigned index, bool staged)
+{
+    return transfer->job->points[index].staged == staged && has_something(transfer, index);
 }
 
 static bool
@@ -280,17 +333,17 @@ transfer_all(const VsTransferJob *job, GError **error)
     // All that are live are connected before the first is read, so that the socket has a name for
     // moments only.
     for (unsigned i = 0; i < transfer.count; i++)
-        if (has_work(job, i, false) && !connect_disk(&transfer, i, error))
+        if (has_work(&transfer, i, false) && !connect_disk(&transfer, i, error))
             return false;
     for (unsigned i = 0; i < transfer.count; i++) {
-        if (job->points[i].dirty_bytes == 0)
+        if (!has_something(&transfer, i))
             take_base(plan_of(&transfer, i));
-        else if (has_work(job, i, false) && !run_disk(&transfer, i, error))
+        else if (has_work(&transfer, i, false) && !run_disk(&transfer, i, error))
             return false;
     }
     // Meanwhile QEMU has been copying the others by itself.
     for (unsigned i = 0; i < transfer.count; i++)
-        if (has_work(job, i, true) &&
+        if (has_work(&transfer, i, true) &&
             !(connect_disk(&transfer, i, error) && run_disk(&transfer, i, error)))
             return false;
     return true;

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// What the files of the libvirt driver share. Not for others.
+//
+// A point in time is one backup job of libvirt with one checkpoint:
+//
+//   checkpoint, and bitmap on each qcow2 disk   virtsnap.<repository>.<group or snapshot>
+//   scratch (pull) or target (push) of a disk   <scratch folder>/virtsnap.<repository>.<instance>.…
+//                                               /…/<snapshot>, unlinked as soon as QEMU has it
+//   NBD socket (pull)                           <temporary folder>/virtsnap.<instance>.…/…/nbd
+//   exports (pull)                              <snapshot>; incremental: with the bitmap "dirty"
+//
+// The handover folders are locked while their maker lives: by the job's scratch file recovery tells
+// whose job it is. A domain has one backup job at a time, and that is all pull or all push.
+#pragma once
+
+#include "plugin/hypervisor/domain-xml.h"
+#include "plugin/hypervisor/handover.h"
+#include "plugin/hypervisor/libvirt-driver.h"
+#include "plugin/hypervisor/scratch.h"
+
+G_BEGIN_DECLS
+
+#define VS_LIBVIRT_EXPORT_BITMAP "dirty"
+#define VS_LIBVIRT_SOCKET "nbd"
+
+typedef struct {
+    VsPointDisk *disk; // the caller's
+    VsScratch *scratch;
+    // Pull, on an iothread: holds the NBD connection open till the server has let go, since with
+    // some QEMU versions a client that goes first takes the VM along. -1: none.
+    int held_connection;
+    int inherited;  // push: descriptor of the target file for qemu-nbd, -1
+    char **command; // push: how to serve it
+    bool is_connected;
+    bool is_done; // read, and closed
+} VsLibvirtCapture;
+
+typedef struct {
+    VsDriver base;
+    VsDomain *domain;
+    char *repository_id;
+    char *label;       // of handover folders: <repository>.<instance>
+    char *short_label; // of the socket's: <instance>
+
+    VsLibvirtCapture *captures; // of the point in time, NULL: none
+    unsigned capture_count;
+    bool is_push;
+    bool has_job;
+    VsHandover *scratch_folder;
+    VsHandover *socket_folder;
+    int64_t looked_us; // when the domain's state was asked for
+    GError *lost;
+} VsLibvirtDriver;
+
+// The bitmaps' common prefix.
+char *vs_libvirt_prefix(const char *repository_id);
+// Makes libvirt's checkpoints of this repository what the kept bitmaps are. A running domain's
+// bitmaps go with their checkpoints; a stopped one's have gone already.
+bool vs_libvirt_sync_checkpoints(VsDomain *domain, const char *repository_id,
+                                 const VsInstance *instance, const VsKeptBitmap *kept,
+                                 unsigned count, GError **error);
+// Makes known to a running domain what bitmaps its images have that libvirt has no checkpoint of:
+// left from when it was stopped.
+void vs_libvirt_adopt_bitmaps(VsDomain *domain, const char *repository_id,
+                              const VsInstance *instance);
+
+bool vs_libvirt_begin(VsDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error);
+bool vs_libvirt_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
+                            const VsStageReport *report, GCancellable *cancellable, GError **error);
+bool vs_libvirt_detach_source(VsDriver *driver, unsigned index, GError **error);
+bool vs_libvirt_close_source(VsDriver *driver, unsigned index, GError **error);
+bool vs_libvirt_settle(VsDriver *driver, GError **error);
+bool vs_libvirt_is_lost(VsDriver *driver, GError **error);
+// Ends the job, server first, then the connections that were held.
+bool vs_libvirt_end_job(VsLibvirtDriver *driver, GError **error);
+
+G_END_DECLS

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// Making a captured disk of a running domain readable: by its QEMU's NBD server (pull), or by
+// qemu-nbd from the file that QEMU has copied the changes into (push).
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "plugin/hypervisor/libvirt-driver-private.h"
+#include "plugin/hypervisor/qemu-nbd.h"
+
+#define STAGE_POLL_MS 200u
+
+static bool
+set_socket_error(const char *what, GError **error)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", what, g_strerror(errno));
+    return false;
+}
+
+// Pull ------------------------------------------------------------------------------------------
+
+static int
+connect_to_server(const VsLibvirtDriver *driver, GError **error)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/%s",
+                          driver->socket_folder->inner, VS_LIBVIRT_SOCKET);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && length < (int)sizeof address.sun_path &&
+        connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+        return fd;
+    set_socket_error("connecting to the domain's NBD socket", error);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+// Once all are connected nobody else needs the socket's name.
+static void
+forget_socket_if_connected(VsLibvirtDriver *driver)
+{
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        if (!driver->captures[i].is_connected)
+            return;
+    vs_handover_empty(driver->socket_folder);
+}
+
+static bool
+open_pull(VsLibvirtDriver *driver, VsLibvirtCapture *capture, VsPullSource *source, GError **error)
+{
+    const VsPointDisk *disk = capture->disk;
+    int fd = connect_to_server(driver, error);
+    if (fd < 0)
+        return false;
+    if (disk->disk->iothread)
+        capture->held_connection = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    capture->is_connected = true;
+    forget_socket_if_connected(driver);
+    *source = (VsPullSource){.socket = fd,
+                             .export_name = disk->snapshot_id,
+                             .bitmap = disk->old_bitmap ? VS_LIBVIRT_EXPORT_BITMAP : NULL,
+                             .live = true};
+    return true;
+}
+
+// Push ------------------------------------------------------------------------------------------
+
+static gboolean
+on_timer(gpointer user_data)
+{
+    return G_SOURCE_CONTINUE;
+}
+
+static void
+iterate_for(unsigned milliseconds)
+{
+    GMainContext *context = g_main_context_ref_thread_default();
+    GSource *timer = g_timeout_source_new(milliseconds);
+    g_source_set_callback(timer, on_timer, NULL, NULL);
+    g_source_attach(timer, context);
+    g_main_context_iteration(context, TRUE);
+    g_source_destroy(timer);
+    g_source_unref(timer);
+    g_main_context_unref(context);
+}
+
+// libvirt copies all disks in one job, so that waiting is done once.
+static bool
+wait_for_copy(VsLibvirtDriver *driver, const VsStageReport *report, GCancellable *cancellable,
+              GError **error)
+{
+    while (driver->has_job) {
+        VsDomainJob job;
+        if (vs_libvirt_is_lost(&driver->base, error) ||
+            g_cancellable_set_error_if_cancelled(cancellable, error) ||
+            !vs_domain_job(driver->domain, &job, error))
+            return false;
+        if (!job.is_active)
+            break;
+        report->func(job.done_bytes, job.total_bytes, report->user_data);
+        iterate_for(STAGE_POLL_MS);
+    }
+    if (!driver->has_job)
+        return true;
+    if (!vs_domain_job_succeeded(driver->domain, error))
+        return false;
+    driver->has_job = false;
+    return true;
+}
+
+static bool
+open_push(VsLibvirtDriver *driver, VsLibvirtCapture *capture, VsPullSource *source, GError **error)
+{
+    capture->inherited = dup(capture->scratch->fd); // without close-on-exec, for qemu-nbd
+    if (capture->inherited < 0)
+        return set_socket_error("duplicating the staging file's descriptor", error);
+    bool incremental = capture->disk->old_bitmap != NULL;
+    capture->command = incremental ? vs_qemu_nbd_allocation(capture->inherited)
+                                   : vs_qemu_nbd_staged(capture->inherited, NULL);
+    *source = (VsPullSource){.socket = -1,
+                             .command = (const char *const *)capture->command,
+                             .export_name = "",
+                             .allocated_only = incremental};
+    return true;
+}
+
+bool
+vs_libvirt_open_source(VsDriver *base, unsigned index, VsPullSource *source,
+                       const VsStageReport *report, GCancellable *cancellable, GError **error)
+{
+    VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
+    VsLibvirtCapture *capture = &driver->captures[index];
+    if (!driver->is_push)
+        return open_pull(driver, capture, source, error);
+    return wait_for_copy(driver, report, cancellable, error) &&
+           open_push(driver, capture, source, error);
+}
+
+bool
+vs_libvirt_detach_source(VsDriver *base, unsigned index, GError **error)
+{
+    return true; // the connection is held open where that matters
+}
+
+bool
+vs_libvirt_close_source(VsDriver *base, unsigned index, GError **error)
+{
+    VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
+    VsLibvirtCapture *capture = &driver->captures[index];
+    if (capture->inherited >= 0)
+        close(capture->inherited);
+    capture->inherited = -1;
+    capture->is_done = true;
+    if (driver->is_push)
+        g_clear_pointer(&capture->scratch, vs_scratch_free);
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        if (!driver->captures[i].is_done)
+            return true;
+    return vs_libvirt_end_job(driver, error);
+}
