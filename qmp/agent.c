@@ -80,35 +80,31 @@ detach(GSource *source)
     g_source_unref(source);
 }
 
-// Iterates the context until the socket is ready. The limit is looked at first, so that an agent
+// Iterates the context until the socket is ready. The deadline is looked at first, so that an agent
 // that talks without end does not hold us.
 static bool
 wait_for_socket(VsQmpAgent *agent, GIOCondition condition, const Limit *limit, GError **error)
 {
     bool ready = false;
-    int64_t left_us = limit->deadline_us - g_get_monotonic_time();
+    int64_t left_us = MAX(limit->deadline_us - g_get_monotonic_time(), 0);
+    GSource *socket = g_socket_create_source(agent->socket, condition, NULL);
+    GSource *timer = g_timeout_source_new((guint)(left_us / 1000 + 1));
+    GSource *cancelled = g_cancellable_source_new(limit->cancellable);
 
+    attach(socket, G_SOURCE_FUNC(on_ready), &ready, agent->context);
+    attach(timer, on_time, NULL, agent->context);
+    attach(cancelled, G_SOURCE_FUNC(on_cancelled), NULL, agent->context);
+    while (!ready && g_get_monotonic_time() < limit->deadline_us &&
+           !g_cancellable_is_cancelled(limit->cancellable))
+        g_main_context_iteration(agent->context, TRUE);
+    detach(socket);
+    detach(timer);
+    detach(cancelled);
     if (g_cancellable_set_error_if_cancelled(limit->cancellable, error))
         return false;
-    if (left_us > 0) {
-        GSource *socket = g_socket_create_source(agent->socket, condition, NULL);
-        GSource *timer = g_timeout_source_new((guint)(left_us / 1000 + 1));
-        GSource *cancelled = g_cancellable_source_new(limit->cancellable);
-        attach(socket, G_SOURCE_FUNC(on_ready), &ready, agent->context);
-        attach(timer, on_time, NULL, agent->context);
-        attach(cancelled, G_SOURCE_FUNC(on_cancelled), NULL, agent->context);
-        while (!ready && g_get_monotonic_time() < limit->deadline_us &&
-               !g_cancellable_is_cancelled(limit->cancellable))
-            g_main_context_iteration(agent->context, TRUE);
-        detach(socket);
-        detach(timer);
-        detach(cancelled);
-    }
-    if (ready)
-        return true;
-    if (!g_cancellable_set_error_if_cancelled(limit->cancellable, error))
+    if (!ready)
         g_set_error_literal(error, VS_QMP_ERROR, VS_QMP_ERROR_TIMEOUT, "no answer in time");
-    return false;
+    return ready;
 }
 
 static bool

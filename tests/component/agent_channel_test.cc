@@ -59,6 +59,7 @@ class AgentChannel : public QmpClientFixture
     std::string
     Get(const FakeQmpCommand &command)
     {
+        EXPECT_EQ(command.arguments.find("device[1]"), std::string::npos) << "it is no port";
         const bool agent = command.arguments.find(agent_port_) != std::string::npos;
         if (command.arguments.find("\"chardev\"") != std::string::npos)
             return agent ? "\"ga0\"" : "\"other\"";

@@ -35,19 +35,22 @@ class GuestAgent : public testing::Test
     Freeze(unsigned timeout_ms = kTimeoutMs)
     {
         g_clear_error(&error_);
-        return vs_qmp_agent_freeze(agent_, &count_, timeout_ms, nullptr, &error_);
+        return agent_ != nullptr &&
+               vs_qmp_agent_freeze(agent_, &count_, timeout_ms, nullptr, &error_);
     }
     bool
     Thaw(unsigned timeout_ms = kTimeoutMs)
     {
         g_clear_error(&error_);
-        return vs_qmp_agent_thaw(agent_, &count_, timeout_ms, nullptr, &error_);
+        return agent_ != nullptr &&
+               vs_qmp_agent_thaw(agent_, &count_, timeout_ms, nullptr, &error_);
     }
     bool
     Status(unsigned timeout_ms = kTimeoutMs)
     {
         g_clear_error(&error_);
-        return vs_qmp_agent_status(agent_, &frozen_, timeout_ms, nullptr, &error_);
+        return agent_ != nullptr &&
+               vs_qmp_agent_status(agent_, &frozen_, timeout_ms, nullptr, &error_);
     }
     // What freezing does with an agent that gives this answer to it.
     void
@@ -139,8 +142,7 @@ TEST_F(GuestAgent, WhatStandsBeforeItsSentinelIsDropped)
         session.Send(
             "{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}\n");
         session.AnswerSync("4711"); // to an earlier client
-        session.Send(std::string(300000, 'x'));
-        session.Send("\xff not JSON\n");
+        session.Send("\xff" + std::string(300000, 'x'));
         session.AnswerSync(id);
         Answer(session, "guest-fsfreeze-freeze", "1");
         session.ExpectHangUp();
@@ -148,6 +150,18 @@ TEST_F(GuestAgent, WhatStandsBeforeItsSentinelIsDropped)
     Connect(fake);
     ASSERT_TRUE(Freeze()) << Why();
     EXPECT_EQ(count_, 1u);
+}
+
+TEST_F(GuestAgent, AnswerToASynchronisationCountsOnlyBehindItsSentinel)
+{
+    FakeAgent fake([](FakeAgentSession &session) {
+        session.Synchronise();
+        session.SendLine("{\"return\": " + session.ExpectSync() + "}");
+        session.ExpectHangUp();
+    });
+    Connect(fake);
+    EXPECT_FALSE(Freeze(kShortMs));
+    EXPECT_TRUE(Failed(VS_QMP_ERROR_TIMEOUT)) << Why();
 }
 
 TEST_F(GuestAgent, AnswersMayComeByteForByte)
@@ -342,20 +356,42 @@ TEST_F(GuestAgent, HangUpWithinAnAnswerIsClosedAndTheNextCallConnectsAgain)
     EXPECT_EQ(count_, 1u);
 }
 
+// Cancels from the client's own main loop, once the agent has the freeze.
+struct Canceller {
+    std::atomic<bool> now{false};
+    GCancellable *cancellable = g_cancellable_new();
+
+    static gboolean
+    Tick(gpointer data)
+    {
+        auto *self = static_cast<Canceller *>(data);
+        if (!self->now)
+            return G_SOURCE_CONTINUE;
+        g_cancellable_cancel(self->cancellable);
+        return G_SOURCE_REMOVE;
+    }
+    ~Canceller()
+    {
+        g_object_unref(cancellable);
+    }
+};
+
 TEST_F(GuestAgent, CancellingEndsAFreezeAtOnceAndThawStillWorks)
 {
-    g_autoptr(GCancellable) cancellable = g_cancellable_new();
+    Canceller canceller;
     FakeAgent fake([&](FakeAgentSession &session) {
         session.Synchronise();
         session.Synchronise();
         session.Expect("guest-fsfreeze-freeze");
-        g_cancellable_cancel(cancellable);
+        canceller.now = true;
         Answer(session, "guest-fsfreeze-thaw", "1");
         session.ExpectHangUp();
     });
     Connect(fake);
+    ASSERT_NE(agent_, nullptr);
+    g_timeout_add(5, Canceller::Tick, &canceller);
     gint64 start = g_get_monotonic_time();
-    EXPECT_FALSE(vs_qmp_agent_freeze(agent_, &count_, kTimeoutMs, cancellable, &error_));
+    EXPECT_FALSE(vs_qmp_agent_freeze(agent_, &count_, kTimeoutMs, canceller.cancellable, &error_));
     EXPECT_TRUE(g_error_matches(error_, G_IO_ERROR, G_IO_ERROR_CANCELLED)) << Why();
     EXPECT_LT(g_get_monotonic_time() - start, kTimeoutMs * 1000 / 2);
     EXPECT_TRUE(Thaw()) << Why();
