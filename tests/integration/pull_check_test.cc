@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The pull's check against real images: disks that were cut and grew again behind their bitmaps.
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <fstream>
 #include <functional>
@@ -83,7 +84,8 @@ class PullCheck : public testing::Test
     {
         support::ProcessOptions options;
         options.input = commands + "quit\n";
-        support::must_run({"qemu-io", "-f", "qcow2", "-d", "unmap", image_}, options);
+        support::must_run({"qemu-io", "-t", "unsafe", "-f", "qcow2", "-d", "unmap", image_},
+                          options);
     }
     void
     resize(const std::string &size)
@@ -183,6 +185,13 @@ TEST_F(PullCheck, TrustsWhatHasNothingToLose)
     resize("4M");
     resize("12M");
     EXPECT_EQ(check_bitmap(), kSound);
+}
+
+TEST_F(PullCheck, TrustsAFullReadUnasked)
+{
+    pull_ = connect_nbdkit({"memory", "12M"});
+    EXPECT_EQ(check(), kSound);
+    EXPECT_TRUE(base_.asked.empty());
 }
 
 TEST_F(PullCheck, DistrustsADiskThatWasCutBelowContentAndGrewAgain)
@@ -322,6 +331,7 @@ TEST_F(PullCheck, FailsCleanlyOnAServersError)
     disk_ = connect_nbdkit(
         {"--filter=error", "memory", "12M", "error-extents=EIO", "error-extents-rate=100%"});
     EXPECT_EQ(check(), VS_PULL_ERROR_SERVER);
+    EXPECT_NE(message_.find(g_strerror(EIO)), std::string::npos) << message_;
 }
 
 TEST_F(PullCheck, GivesUpADiskThatDoesNotAnswer)
