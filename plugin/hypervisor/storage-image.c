@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// The owner of an image that no instance has.
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "plugin/error.h"
+#include "plugin/hypervisor/image-info.h"
+#include "plugin/hypervisor/qmp-disks.h"
+#include "plugin/hypervisor/storage-driver.h"
+
+static bool
+check_is_there(const char *path, GError **error)
+{
+    struct stat status;
+    if (stat(path, &status) < 0 || access(path, R_OK) < 0) {
+        int code = errno;
+        bool is_missing = code == ENOENT || code == ENOTDIR;
+        g_set_error(error, VS_ERROR, is_missing ? VS_ERROR_NO_SUCH_DISK : VS_ERROR_DISK_STATUS,
+                    "opening image '%s': %s", path, g_strerror(code));
+        return false;
+    }
+    if (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode))
+        return true;
+    g_set_error(error, VS_ERROR, VS_ERROR_NO_SUCH_DISK,
+                "opening image '%s': it is neither a file nor a block device", path);
+    return false;
+}
+
+static VsInstance *
+describe(gpointer user_data, GError **error)
+{
+    const char *path = user_data;
+    if (!check_is_there(path, error))
+        return NULL;
+    g_autoptr(GError) failure = NULL;
+    g_autoptr(GPtrArray) chain = vs_image_info_run(path, NULL, NULL, &failure);
+    if (!chain) {
+        g_set_error_literal(error, VS_ERROR, VS_ERROR_DISK_STATUS, failure->message);
+        return NULL;
+    }
+    VsInstance *instance = vs_instance_new();
+    instance->name = g_strconcat("file:", path, NULL);
+    instance->status = g_strdup("stopped");
+    VsDisk *disk = vs_disk_new();
+    disk->target = g_strdup("image");
+    disk->source = vs_qmp_image_name(path, "/");
+    disk->format = g_strdup(((VsImageInfo *)g_ptr_array_index(chain, 0))->format);
+    g_ptr_array_add(instance->disks, disk);
+    return instance;
+}
+
+void
+vs_storage_image_owner(VsStorageOwner *owner, const char *path)
+{
+    *owner = (VsStorageOwner){.describe = describe, .user_data = g_strdup(path), .free = g_free};
+}
