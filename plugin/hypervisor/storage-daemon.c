@@ -74,7 +74,7 @@ meeting_init(Meeting *meeting, GError **error)
         errno = ENAMETOOLONG;
         return set_errno_error("naming a socket", error);
     }
-    meeting->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    meeting->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     return (meeting->fd >= 0 &&
             bind(meeting->fd, (struct sockaddr *)&address, sizeof address) == 0 &&
             listen(meeting->fd, 1) == 0) ||
@@ -91,12 +91,15 @@ tie_to_parent(gpointer parent)
         _exit(1);
 }
 
+// wait=on: the daemon accepts us before it makes its monitor. Otherwise two of its threads may both
+// see that we have come, while the monitor moves to its own one; the second waits in accept() for
+// ever then (QEMU 7.2; the socket is not a blocking one for the same reason).
 static bool
 spawn(VsStorageDaemon *daemon, Meeting *meeting, GError **error)
 {
     const char *command[] = {"qemu-storage-daemon",
                              "--chardev",
-                             "socket,id=qmp,fd=" G_STRINGIFY(LISTEN_FD) ",server=on,wait=off",
+                             "socket,id=qmp,fd=" G_STRINGIFY(LISTEN_FD) ",server=on,wait=on",
                              "--monitor",
                              "chardev=qmp",
                              NULL};
@@ -153,7 +156,8 @@ vs_storage_daemon_said(const VsStorageDaemon *daemon)
     line = line ? line + 1 : text;
     if (g_str_has_prefix(line, "qemu-storage-daemon: "))
         line += strlen("qemu-storage-daemon: ");
-    return g_utf8_make_valid(line, -1);
+    bool is_remark = g_str_has_prefix(line, "info: ") || g_str_has_prefix(line, "warning: ");
+    return is_remark ? g_strdup("") : g_utf8_make_valid(line, -1);
 }
 
 // Ending ----------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ bool vs_storage_daemon_make_mark(VsStorageDaemon *daemon, const char *node, uint
                                  GCancellable *cancellable,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// The last that it printed, for an error message; "" for nothing.
+// The last complaint that it printed, for an error message; "" for none.
 char *vs_storage_daemon_said(const VsStorageDaemon *daemon) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS
