@@ -38,6 +38,7 @@ static void
 fill_disk(VsDisk *disk, const GPtrArray *chain)
 {
     VsImageInfo *top = g_ptr_array_index(chain, 0);
+    g_ptr_array_set_size(disk->chain, 0); // the images know better than a definition
     for (unsigned i = 0; i < chain->len; i++) {
         const VsImageInfo *info = g_ptr_array_index(chain, i);
         g_ptr_array_add(disk->chain, vs_qmp_image_name(info->filename, NULL));
@@ -45,6 +46,8 @@ fill_disk(VsDisk *disk, const GPtrArray *chain)
             disk->unavailable = g_strdup_printf(
                 "its image '%s' is encrypted, which only its machine can read", info->filename);
     }
+    g_free(disk->source);
+    disk->source = g_strdup(g_ptr_array_index(disk->chain, 0));
     disk->virtual_size_bytes = top->virtual_size_bytes;
     disk->persistent_bitmaps = g_str_equal(top->format, "qcow2") &&
                                g_strcmp0(top->compat, "0.10") != 0 && top->virtual_size_bytes > 0 &&
