@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "plugin/error.h"
 #include "plugin/snapshot/plan.h"
@@ -32,7 +33,7 @@ class FullReason : public testing::Test
     {
         disk_->source = g_strdup("/images/a.qcow2");
         disk_->virtual_size_bytes = 1 << 30;
-        disk_->persistent_bitmaps = true;
+        disk_->persistent_bitmaps = disk_->can_track = true;
         g_ptr_array_add(disk_->chain, g_strdup("/images/a.qcow2"));
         g_ptr_array_add(disk_->chain, g_strdup("/images/base.qcow2"));
         bitmap_ = add_bitmap(disk_, kBitmap);
@@ -143,6 +144,137 @@ TEST_F(FullReason, IsABaseWithoutABitmap)
 {
     g_clear_pointer(&base_->bitmap, g_free);
     EXPECT_NE(reason(), "");
+}
+
+TEST_F(FullReason, IsThatNothingCanBeRecorded)
+{
+    g_clear_pointer(&base_->bitmap, g_free);
+    disk_->can_track = false;
+    EXPECT_NE(reason().find("no record of changes"), std::string::npos);
+}
+
+TEST_F(FullReason, IsNoneWhereOnlyTheContentCanTellThatItShrank)
+{
+    g_ptr_array_remove_index(disk_->bitmaps, 1);
+    EXPECT_EQ(reason(), "");
+}
+
+// Plans of a disk that FullReason finds sound.
+class Plan : public FullReason
+{
+  protected:
+    void
+    SetUp() override
+    {
+        FullReason::SetUp();
+        disk_->id = (g_free(disk_->id), g_strdup("d-aaaaaaaaaaaaaaaaaaaa"));
+        disk_->target = g_strdup("vda");
+        instance_->name = g_strdup("web1");
+        instance_->id = g_strdup("i-aaaaaaaaaaaaaaaaaaaa");
+    }
+    void
+    TearDown() override
+    {
+        for (VsPlanDisk *plan : plans_)
+            vs_plan_disk_free(plan);
+        FullReason::TearDown();
+        vs_instance_free(instance_);
+    }
+    VsPlanDisk *
+    plan(const char *group = nullptr, const char *distrust = nullptr)
+    {
+        VsPlanContext context = {instance_, &request_, "r-aaaaaaaaaaaaaaaaaaaa", group, distrust};
+        VsBase base = {};
+        base.manifest = vs_manifest_copy(base_);
+        plans_.push_back(vs_plan_disk(&context, disk_, &base));
+        vs_base_clear(&base);
+        return plans_.back();
+    }
+    // The plans made so far, as one request's.
+    void
+    settle_capture()
+    {
+        VsPlanContext context = {instance_, &request_, "r-aaaaaaaaaaaaaaaaaaaa", nullptr, nullptr};
+        GPtrArray *all = g_ptr_array_new();
+        for (VsPlanDisk *plan : plans_)
+            g_ptr_array_add(all, plan);
+        vs_plan_settle_capture(&context, all);
+        g_ptr_array_unref(all);
+    }
+
+    VsInstance *instance_ = vs_instance_new();
+    VsCreateRequest request_ = {};
+    std::vector<VsPlanDisk *> plans_;
+};
+
+TEST_F(Plan, NamesTheBitmapAfterTheGroupElseTheSnapshot)
+{
+    EXPECT_STREQ(plan("ssg-bbbbbbbbbbbbbbbbbbbb")->manifest->bitmap,
+                 "virtsnap.r-aaaaaaaaaaaaaaaaaaaa.ssg-bbbbbbbbbbbbbbbbbbbb");
+    VsPlanDisk *single = plan();
+    EXPECT_EQ(std::string("virtsnap.r-aaaaaaaaaaaaaaaaaaaa.") + single->manifest->id,
+              single->manifest->bitmap);
+}
+
+TEST_F(Plan, StartsNoBitmapWhereNoneCanBe)
+{
+    disk_->can_track = false;
+    EXPECT_EQ(plan()->manifest->bitmap, nullptr);
+}
+
+TEST_F(Plan, WantsAWitnessWithoutTheCompanionBitmapOnly)
+{
+    EXPECT_FALSE(plan()->needs_witness);
+    g_ptr_array_remove_index(disk_->bitmaps, 1);
+    EXPECT_TRUE(plan()->needs_witness);
+    EXPECT_FALSE(plan(nullptr, "the bitmap proved wrong")->needs_witness);
+}
+
+TEST_F(Plan, ReadsInFullWhatIsDistrusted)
+{
+    VsPlanDisk *distrusted = plan(nullptr, "the bitmap proved wrong");
+    EXPECT_FALSE(distrusted->incremental);
+    EXPECT_STREQ(distrusted->manifest->mode_reason, "the bitmap proved wrong");
+}
+
+TEST_F(Plan, StagesDisksOnAnIothreadUnlessLiveIsAskedFor)
+{
+    disk_->iothread = true;
+    EXPECT_TRUE(plan()->staged);
+    request_.capture = VS_CAPTURE_LIVE;
+    EXPECT_FALSE(plan()->staged);
+}
+
+TEST_F(Plan, StagesAllWhereTheInstanceHasOneKindOfCapture)
+{
+    VsPlanDisk *live = plan();
+    disk_->iothread = true;
+    plan();
+    settle_capture();
+    EXPECT_FALSE(live->staged);
+    instance_->one_capture = true;
+    settle_capture();
+    EXPECT_TRUE(live->staged);
+}
+
+TEST_F(Plan, ReadsAGrownDiskInFullWhereItIsStaged)
+{
+    disk_->virtual_size_bytes += 65536;
+    VsPlanDisk *live = plan();
+    EXPECT_TRUE(live->incremental);
+    disk_->iothread = true;
+    VsPlanDisk *staged = plan();
+    settle_capture();
+    EXPECT_TRUE(live->incremental);
+    EXPECT_FALSE(staged->incremental);
+    EXPECT_STREQ(staged->manifest->mode, "full");
+}
+
+TEST_F(Plan, SaysFilesystemConsistencyWhereTheGuestIsQuiesced)
+{
+    EXPECT_STREQ(plan()->manifest->consistency, "crash");
+    request_.quiesce = true;
+    EXPECT_STREQ(plan()->manifest->consistency, "filesystem");
 }
 
 class Choose : public testing::Test
