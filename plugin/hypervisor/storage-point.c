@@ -259,16 +259,27 @@ drop_marks(VsStorageDriver *driver)
     }
 }
 
+// Those of the new bitmaps that came to be stored.
+static bool
+add_removals(VsQmpTransaction *transaction, VsQmpClient *client, const VsStorageRead *read,
+             GError **error)
+{
+    g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(client, NULL, error);
+    const VsQmpNode *node = nodes ? vs_qmp_find_node(nodes, read->node) : NULL;
+    g_autofree char *end = vs_bitmap_end_name(read->disk->bitmap);
+    const char *const names[] = {read->disk->bitmap, end};
+    for (unsigned i = 0; node && i < G_N_ELEMENTS(names); i++)
+        if (vs_qmp_find_bitmap(node, names[i]))
+            vs_qmp_transaction_bitmap_remove(transaction, read->node, names[i]);
+    return nodes != NULL;
+}
+
 // Removes the new bitmap again. The daemon may be gone, and somebody else have the image open.
 // Leaves the image open.
 static bool
 take_back(VsStorageDriver *driver, VsStorageRead *read, GError **error)
 {
     g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
-    g_autofree char *end = vs_bitmap_end_name(read->disk->bitmap);
-    vs_qmp_transaction_bitmap_remove(transaction, read->node, read->disk->bitmap);
-    if (read->has_mark)
-        vs_qmp_transaction_bitmap_remove(transaction, read->node, end);
     if (!vs_storage_driver_need_daemon(driver, NULL, error))
         return false;
     if (!read->is_open &&
@@ -276,8 +287,9 @@ take_back(VsStorageDriver *driver, VsStorageRead *read, GError **error)
                                 VS_STORAGE_WRITE, error))
         return false;
     read->is_open = true;
-    return vs_qmp_transaction_run(transaction, vs_storage_daemon_client(driver->daemon), NULL,
-                                  error);
+    VsQmpClient *client = vs_storage_daemon_client(driver->daemon);
+    return add_removals(transaction, client, read, error) &&
+           vs_qmp_transaction_run(transaction, client, NULL, error);
 }
 
 static void

@@ -4,6 +4,8 @@
 // nbdcopy and nbdinfo, and looked at by qemu-img.
 #include "tests/integration/storage_fixture.h"
 
+#include <csignal>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "qmp/block.h"
@@ -90,6 +92,32 @@ TEST_F(StorageDriver, FormatOfTheDefinitionIsNeverGuessedAnew)
     EXPECT_TRUE(serves_content(dir_, storage.open_source(), "raw", owner.images[0].first));
 }
 
+TEST_F(StorageDriver, EncryptedImageIsUnavailable)
+{
+    const std::string path = dir_.file("a.qcow2");
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=abc", "-o",
+              "encrypt.format=aes,encrypt.key-secret=key", path, "1M"});
+    auto storage = Storage::of_image(path);
+    ASSERT_TRUE(storage->describe()) << storage->message();
+    ASSERT_NE(storage->disk().unavailable, nullptr);
+    EXPECT_NE(std::string(storage->disk().unavailable).find("encrypted"), std::string::npos);
+}
+
+TEST_F(StorageDriver, ImageThatIsTwoDisksIsReadWithoutBitmaps)
+{
+    const std::string path = make_image("a.qcow2");
+    Owner owner;
+    owner.images = {{path, "qcow2"}, {make_image("b.qcow2"), "qcow2"}, {path, "qcow2"}};
+    Storage storage(owner.callbacks());
+    ASSERT_TRUE(storage.describe()) << storage.message();
+    EXPECT_TRUE(storage.disk(0).is_shared && storage.disk(2).is_shared);
+    EXPECT_FALSE(storage.disk(1).is_shared);
+    ASSERT_TRUE(storage.begin("s-1", "")) << storage.message();
+    EXPECT_TRUE(serves_content(dir_, storage.open_source(2), "qcow2", path));
+    EXPECT_TRUE(storage.confirm()) << storage.message();
+    EXPECT_TRUE(bitmaps_in(path).empty());
+}
+
 TEST_F(StorageDriver, ImageOfARunningQemuIsUnavailable)
 {
     const std::string path = make_image("a.qcow2");
@@ -101,6 +129,7 @@ TEST_F(StorageDriver, ImageOfARunningQemuIsUnavailable)
     ASSERT_TRUE(storage->describe()) << storage->message();
     ASSERT_NE(storage->disk().unavailable, nullptr);
     EXPECT_NE(std::string(storage->disk().unavailable).find("running QEMU"), std::string::npos);
+    EXPECT_EQ(storage->disk().virtual_size_bytes, 16u << 20);
     machine->quit();
     EXPECT_TRUE(bitmaps_in(path).empty());
 }
@@ -201,7 +230,7 @@ TEST_F(StorageDriver, ImageWithABackingFileIsReadWhole)
     ASSERT_TRUE(storage->begin("s-1", "")) << storage->message();
     EXPECT_TRUE(serves_content(dir_, storage->open_source(), "qcow2", path));
     EXPECT_TRUE(storage->confirm()) << storage->message();
-    write_image(dir_.file("base.qcow2"), "qcow2", "write -q -P 0x44 3M 64k");
+    write_image(dir_.file("base.qcow2"), "qcow2", "write -q -P 0x44 1536k 64k");
     EXPECT_FALSE(storage->confirm());
     EXPECT_TRUE(storage->failed_with(VS_ERROR_INSTANCE_STATUS)) << storage->message();
 }
@@ -242,6 +271,17 @@ TEST_F(StorageDriver, OwnerThatRunsIsRefused)
     EXPECT_TRUE(bitmaps_in(owner.images[0].first).empty());
 }
 
+TEST_F(StorageDriver, DiskOfAnotherSizeThanDescribedIsRefused)
+{
+    const std::string path = make_image("a.qcow2");
+    auto storage = Storage::of_image(path);
+    ASSERT_TRUE(storage->describe());
+    must_run({"qemu-img", "resize", "-q", path, "32M"});
+    EXPECT_FALSE(storage->begin("s-1", ""));
+    EXPECT_TRUE(storage->failed_with(VS_ERROR_DISK_STATUS)) << storage->message();
+    EXPECT_TRUE(bitmaps_in(path).empty());
+}
+
 // The second disk can't be opened: a reader that wants no writer beside it has it.
 TEST_F(StorageDriver, NothingIsLeftWhereOneDiskFails)
 {
@@ -272,6 +312,48 @@ TEST_F(StorageDriver, NothingIsLeftWhereTheTransactionFails)
     EXPECT_NE(storage.message().find("already exists"), std::string::npos) << storage.message();
     EXPECT_TRUE(bitmaps_in(owner.images[0].first).empty());
     EXPECT_EQ(bitmaps_in(owner.images[1].first).size(), 1u);
+}
+
+// No file may become longer than this, as on a full disk.
+class SizeLimit
+{
+  public:
+    explicit SizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN))
+    {
+        getrlimit(RLIMIT_FSIZE, &before_);
+        const struct rlimit limit = {bytes, before_.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &limit);
+    }
+    ~SizeLimit()
+    {
+        setrlimit(RLIMIT_FSIZE, &before_);
+        std::signal(SIGXFSZ, handler_);
+    }
+    SizeLimit(const SizeLimit &) = delete;
+    SizeLimit &operator=(const SizeLimit &) = delete;
+
+  private:
+    struct rlimit before_;
+    void (*handler_)(int);
+};
+
+// The first image has room for its bitmaps, the second one not: QEMU says so only on its stderr.
+TEST_F(StorageDriver, NothingIsLeftWhereABitmapCannotBeStored)
+{
+    Owner owner;
+    owner.images = {{dir_.file("a.qcow2"), "qcow2"}, {make_image("b.qcow2"), "qcow2"}};
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", owner.images[0].first, "16M"});
+    Storage storage(owner.callbacks());
+    ASSERT_TRUE(storage.describe());
+    {
+        SizeLimit limit(std::stoul(must_run({"stat", "-c", "%s", owner.images[1].first})));
+        EXPECT_FALSE(storage.begin("s-1", ""));
+    }
+    EXPECT_TRUE(storage.failed_with(VS_ERROR_FAILED)) << storage.message();
+    EXPECT_NE(storage.message().find("persistent bitmap"), std::string::npos) << storage.message();
+    EXPECT_EQ(storage.message().find("undoing"), std::string::npos) << storage.message();
+    EXPECT_TRUE(bitmaps_in(owner.images[0].first).empty());
+    EXPECT_TRUE(bitmaps_in(owner.images[1].first).empty());
 }
 
 // Bitmaps that are not what they seem -----------------------------------------------------------
@@ -316,6 +398,7 @@ TEST_F(StorageDriver, BitmapOfAKilledQemuIsDistrustedAndRemoved)
     EXPECT_TRUE(bitmap->inconsistent);
     EXPECT_FALSE(storage->begin("s-2", "s-1"));
     EXPECT_TRUE(storage->failed_with(VS_ERROR_BITMAP_DISTRUSTED)) << storage->message();
+    EXPECT_NE(storage->message().find("inconsistent"), std::string::npos) << storage->message();
     EXPECT_TRUE(storage->tidy("")) << storage->message();
     EXPECT_TRUE(bitmaps_in(path).empty());
 }

@@ -115,6 +115,7 @@ TEST_F(StorageLost, ConfirmFindsAMachineThatWasKilled)
     machine->kill();
     EXPECT_FALSE(storage->confirm());
     EXPECT_TRUE(storage->failed_with(VS_ERROR_INSTANCE_STATUS)) << storage->message();
+    EXPECT_NE(storage->message().find("inconsistent"), std::string::npos) << storage->message();
 }
 
 TEST_F(StorageLost, ReplacedImageIsFound)
@@ -144,6 +145,7 @@ TEST_F(StorageLost, OwnersWordCounts)
     owner.is_running = false;
     ASSERT_TRUE(second.describe());
     ASSERT_TRUE(second.begin("s-1", ""));
+    EXPECT_FALSE(second.is_lost()); // which has just asked
     owner.is_running = true;
     EXPECT_FALSE(second.confirm());
 }
