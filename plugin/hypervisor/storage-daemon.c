@@ -19,8 +19,9 @@
 #define START_TIMEOUT_MS 10000u
 #define QUIT_TIMEOUT_MS 10000u
 #define MARK_TIMEOUT_MS 10000u
-// The daemon's descriptor of the listening socket.
+// The daemon's descriptor of the listening socket, and how it is told.
 #define LISTEN_FD 3
+#define LISTEN_OPTIONS "socket,id=qmp,fd=3,server=on,wait=on"
 #define SAID_MAX_BYTES 4096
 
 struct _VsStorageDaemon {
@@ -97,12 +98,8 @@ tie_to_parent(gpointer parent)
 static bool
 spawn(VsStorageDaemon *daemon, Meeting *meeting, GError **error)
 {
-    const char *command[] = {"qemu-storage-daemon",
-                             "--chardev",
-                             "socket,id=qmp,fd=" G_STRINGIFY(LISTEN_FD) ",server=on,wait=on",
-                             "--monitor",
-                             "chardev=qmp",
-                             NULL};
+    const char *command[] = {"qemu-storage-daemon", "--chardev",   LISTEN_OPTIONS,
+                             "--monitor",           "chardev=qmp", NULL};
     daemon->output = memfd_create("virtsnap-storage-daemon", MFD_CLOEXEC);
     int copy = daemon->output >= 0 ? fcntl(daemon->output, F_DUPFD_CLOEXEC, 0) : -1;
     if (copy < 0)
