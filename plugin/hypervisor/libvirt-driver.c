@@ -262,7 +262,10 @@ static VsInstance *
 owner_describe(gpointer user_data, GError **error)
 {
     Owner *owner = user_data;
-    return parse_domain(owner->domain, false, error);
+    VsInstance *instance = parse_domain(owner->domain, false, error);
+    if (instance)
+        instance->status = g_strdup("stopped");
+    return instance;
 }
 
 static bool
