@@ -133,4 +133,9 @@ bool vs_catalogue_remember_disk(VsCatalogue *catalogue, const VsKnownDisk *disk,
 char *vs_disk_identify(const GPtrArray *known, const char *host, const char *instance_id,
                        const char *target, const GPtrArray *chain);
 
+// Whether vs_disk_identify() could answer otherwise if it were given the source's backing files
+// too: another image was known in its place. Reading them costs a look into the image.
+bool vs_disk_needs_chain(const GPtrArray *known, const char *instance_id, const char *target,
+                         const char *source);
+
 G_END_DECLS

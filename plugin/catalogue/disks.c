@@ -117,6 +117,20 @@ find_by_chain(const GPtrArray *known, const char *instance_id, const char *targe
     return NULL;
 }
 
+bool
+vs_disk_needs_chain(const GPtrArray *known, const char *instance_id, const char *target,
+                    const char *source)
+{
+    if (find_by_source(known, instance_id, target, source) != NULL)
+        return false;
+    for (guint i = 0; i < known->len && instance_id != NULL; i++) {
+        const VsKnownDisk *disk = g_ptr_array_index(known, i);
+        if (g_strcmp0(disk->instance_id, instance_id) == 0 && g_strcmp0(disk->target, target) == 0)
+            return true;
+    }
+    return false;
+}
+
 static bool
 is_known_id(const GPtrArray *known, const char *id)
 {

@@ -61,7 +61,7 @@ vs_cmd_disks(VsInvocation *invocation, GError **error)
     g_autoptr(VsContext) context = vs_context_open(invocation, error);
     if (context == NULL)
         return false;
-    g_autoptr(VsInventory) inventory = vs_inventory_gather(context, instance, error);
+    g_autoptr(VsInventory) inventory = vs_inventory_gather(context, instance, true, error);
     if (inventory == NULL)
         return false;
     static const char *const titles[] = {"ID",        "TARGET", "FORMAT",   "SIZE",   "STATUS",

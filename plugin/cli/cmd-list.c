@@ -28,16 +28,26 @@ given_clear(Given *given)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Given, given_clear)
 
 static bool
-make_filter(Given *given, VsSnapshotFilter *filter, GError **error)
+resolve_instance(Given *given, const char *connect_uri, GError **error)
 {
-    // A socket may be written in several ways; its instance has one id.
-    if (given->instance != NULL && g_str_has_prefix(given->instance, "qmp:")) {
-        g_auto(VsReach) reach = {0};
-        if (!vs_reach_find(&reach, NULL, given->instance, error))
-            return false;
-        g_free(given->instance);
-        given->instance = g_steal_pointer(&reach.instance_id);
-    }
+    // A socket may be written in several ways, and snapshots bear no UUID; the instance has one id.
+    // A domain's name is on its snapshots, so that libvirt need not be asked.
+    bool is_uuid = given->instance != NULL && g_uuid_string_is_valid(given->instance);
+    if (given->instance == NULL || (!is_uuid && !g_str_has_prefix(given->instance, "qmp:")))
+        return true;
+    g_auto(VsReach) reach = {0};
+    if (!vs_reach_find(&reach, connect_uri, given->instance, error))
+        return false;
+    g_free(given->instance);
+    given->instance = g_steal_pointer(&reach.instance_id);
+    return true;
+}
+
+static bool
+make_filter(Given *given, const char *connect_uri, VsSnapshotFilter *filter, GError **error)
+{
+    if (!resolve_instance(given, connect_uri, error))
+        return false;
     VsStatus status = VS_STATUS_PROGRESSING;
     if (given->status != NULL && !vs_parse_status(given->status, &status, error))
         return false;
@@ -81,7 +91,7 @@ vs_cmd_list(VsInvocation *invocation, GError **error)
     g_auto(Given) given = {NULL};
     const GOptionEntry options[] = {
         {"instance", 0, 0, G_OPTION_ARG_FILENAME, &given.instance,
-         "Only of this instance: qmp:SOCKET or i-...", "I"},
+         "Only of this instance: domain, qmp:SOCKET or i-...", "I"},
         {"disk", 0, 0, G_OPTION_ARG_FILENAME, &given.disk, "Only of this disk: its target or d-...",
          "D"},
         {"group", 0, 0, G_OPTION_ARG_FILENAME, &given.group, "Only of this group: ssg-...", "G"},
@@ -92,7 +102,8 @@ vs_cmd_list(VsInvocation *invocation, GError **error)
         VS_OPTION_END,
     };
     VsSnapshotFilter filter;
-    if (!vs_options_parse(invocation, options, error) || !make_filter(&given, &filter, error))
+    if (!vs_options_parse(invocation, options, error) ||
+        !make_filter(&given, invocation->connect, &filter, error))
         return false;
     g_autoptr(VsContext) context = vs_context_open(invocation, error);
     if (context == NULL)

@@ -16,7 +16,7 @@ typedef struct {
     char *source;
     char *format;
     uint64_t virtual_size_bytes;
-    bool in_use;        // by a running instance
+    bool in_use;        // by an instance that runs or is paused, or by another QEMU
     bool is_next_known; // what the next snapshot would be; false also where there can be none
     bool incremental;   // it would be
     char *reason;       // why not, or why that is not known
@@ -30,6 +30,7 @@ typedef struct {
     char *kind;
     char *status;     // "running", "paused", "stopped"
     GPtrArray *disks; // char *: ids
+    char *reason;     // why no more is known of it, NULL: it could be asked
 } VsInventoryInstance;
 
 typedef struct {
@@ -37,9 +38,11 @@ typedef struct {
     GPtrArray *disks;     // VsInventoryDisk *
 } VsInventory;
 
-// instance: INSTANCE, whose being unreachable is an error; NULL: all that the catalogue knows,
-// where it is no more than a status.
-VsInventory *vs_inventory_gather(VsContext *context, const char *instance,
+// instance: INSTANCE, whose being unreachable is an error; NULL: all of libvirt's domains, and what
+// the catalogue knows, where it is no more than a status. detailed: with the disks' sizes and what
+// their next snapshots would be, for which stopped domains' images are examined. Disks that are
+// seen attached are remembered in the catalogue.
+VsInventory *vs_inventory_gather(VsContext *context, const char *instance, bool detailed,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_inventory_free(VsInventory *inventory);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInventory, vs_inventory_free)

@@ -121,6 +121,22 @@ TEST_F(DiskIdentify, AnIdThatIsTakenIsNotGivenAgain)
     EXPECT_NE(third, second);
 }
 
+TEST_F(DiskIdentify, BackingFilesMatterOnlyWhereAnotherImageWasKnownInThePlace)
+{
+    auto needs_chain = [&](const char *instance, const char *target, const char *source) {
+        return vs_disk_needs_chain(known_, instance, target, source);
+    };
+    EXPECT_FALSE(needs_chain("i-1", "vda", "/a"));
+    Know("d-known", "i-1", "vda", {"/a"});
+    EXPECT_FALSE(needs_chain("i-1", "vda", "/a"));
+    EXPECT_TRUE(needs_chain("i-1", "vda", "/b"));
+    EXPECT_FALSE(needs_chain("i-1", "vdb", "/b"));
+    EXPECT_FALSE(needs_chain("i-2", "vda", "/b"));
+    EXPECT_FALSE(needs_chain(nullptr, "vda", "/b"));
+    Know("d-other", "i-2", "vda", {"/b"});
+    EXPECT_FALSE(needs_chain("i-1", "vda", "/b"));
+}
+
 TEST_F(DiskIdentify, DamagedChainTextIsNoMatch)
 {
     for (const char *text : {"", "not json", "{}", "[1,null]", "\"/a\""}) {
