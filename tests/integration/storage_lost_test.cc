@@ -166,15 +166,16 @@ TEST_F(StorageLost, OwnerIsNotAskedAllTheTime)
 
 // The daemon ------------------------------------------------------------------------------------
 
-// Not a test: what BitmapsAreStoredWhenTheProgramIsKilled runs as a program of its own.
-TEST(StorageProgram, DISABLED_HoldsAnImageOpenForWriting)
+// What BitmapsAreStoredWhenTheProgramIsKilled runs as a program of its own.
+const char *const kHoldImage = "--hold-open-for-writing";
+
+int
+hold_image(const char *path)
 {
-    const char *path = g_getenv("STORAGE_TEST_IMAGE");
-    ASSERT_NE(path, nullptr);
     GError *error = nullptr;
     g_autoptr(VsStorageDaemon) daemon = vs_storage_daemon_start(nullptr, &error);
-    ASSERT_NE(daemon, nullptr) << error->message;
-    ASSERT_TRUE(vs_storage_daemon_open(daemon, "node", path, VS_STORAGE_WRITE, &error));
+    if (!daemon || !vs_storage_daemon_open(daemon, "node", path, VS_STORAGE_WRITE, &error))
+        return 1;
     for (;;)
         pause();
 }
@@ -184,11 +185,7 @@ TEST_F(StorageDaemon, BitmapsAreStoredWhenTheProgramIsKilled)
     const std::string path = make_image("a.qcow2");
     auto storage = Storage::of_image(path);
     take(*storage, "s-1", "");
-    support::ProcessOptions options;
-    options.env["STORAGE_TEST_IMAGE"] = path;
-    Process program(
-        {"/proc/self/exe", "--gtest_also_run_disabled_tests", "--gtest_filter=StorageProgram.*"},
-        options);
+    Process program({"/proc/self/exe", kHoldImage, path});
     // The last that opening an image for writing does is marking its bitmaps.
     ASSERT_TRUE(support::wait_until(std::chrono::seconds(10), [&] {
         return bitmaps_in(path)[bitmap_name("s-1")].count("in-use") == 1;
@@ -216,4 +213,10 @@ TEST_F(StorageDaemon, LockTellsAWriterFromAReader)
 
 } // namespace
 
-VS_TEST_MAIN("qemu", "nbd");
+int
+main(int argc, char **argv)
+{
+    if (argc == 3 && std::string(argv[1]) == kHoldImage)
+        return hold_image(argv[2]);
+    return support::gated_main(argc, argv, {"qemu", "nbd"});
+}
