@@ -2,86 +2,13 @@
 #include "plugin/cli/inventory.h"
 
 #include "plugin/cli/inventory-domains.h"
+#include "plugin/cli/inventory-entries.h"
 #include "plugin/cli/inventory-memory.h"
 #include "plugin/error.h"
 #include "plugin/hypervisor/image-lock.h"
 #include "plugin/hypervisor/reach.h"
 #include "plugin/snapshot/engine.h"
 #include "qmp/client.h"
-
-static void
-disk_free(VsInventoryDisk *disk)
-{
-    g_free(disk->id);
-    g_free(disk->instance_id);
-    g_free(disk->instance_name);
-    g_free(disk->target);
-    g_free(disk->source);
-    g_free(disk->format);
-    g_free(disk->reason);
-    g_free(disk->newest);
-    g_free(disk);
-}
-
-static void
-instance_free(VsInventoryInstance *instance)
-{
-    g_free(instance->id);
-    g_free(instance->name);
-    g_free(instance->kind);
-    g_free(instance->status);
-    g_free(instance->reason);
-    g_ptr_array_unref(instance->disks);
-    g_free(instance);
-}
-
-static VsInventory *
-inventory_new(void)
-{
-    VsInventory *inventory = g_new0(VsInventory, 1);
-    inventory->instances = g_ptr_array_new_with_free_func((GDestroyNotify)instance_free);
-    inventory->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_free);
-    return inventory;
-}
-
-void
-vs_inventory_free(VsInventory *inventory)
-{
-    if (inventory == NULL)
-        return;
-    g_ptr_array_unref(inventory->instances);
-    g_ptr_array_unref(inventory->disks);
-    g_free(inventory);
-}
-
-static VsInventoryInstance *
-add_instance(VsInventory *inventory, const char *id, const char *name, const char *kind,
-             const char *status)
-{
-    VsInventoryInstance *instance = g_new0(VsInventoryInstance, 1);
-    instance->id = g_strdup(id);
-    instance->name = g_strdup(name);
-    instance->kind = g_strdup(kind);
-    instance->status = g_strdup(status);
-    instance->disks = g_ptr_array_new_with_free_func(g_free);
-    g_ptr_array_add(inventory->instances, instance);
-    return instance;
-}
-
-// instance: NULL for a disk that none has attached.
-static VsInventoryDisk *
-add_disk(VsInventory *inventory, VsInventoryInstance *instance, const char *id)
-{
-    VsInventoryDisk *disk = g_new0(VsInventoryDisk, 1);
-    disk->id = g_strdup(id);
-    if (instance != NULL) {
-        disk->instance_id = g_strdup(instance->id);
-        disk->instance_name = g_strdup(instance->name);
-        g_ptr_array_add(instance->disks, g_strdup(id));
-    }
-    g_ptr_array_add(inventory->disks, disk);
-    return disk;
-}
 
 // What a gathering has and makes.
 typedef struct {
@@ -119,17 +46,6 @@ is_written(const char *source)
     return source != NULL && g_path_is_absolute(source) && vs_image_lock_is_path_written(source);
 }
 
-static bool
-is_listed(const VsInventory *inventory, const char *disk_id)
-{
-    for (guint i = 0; i < inventory->disks->len; i++) {
-        const VsInventoryDisk *disk = g_ptr_array_index(inventory->disks, i);
-        if (g_strcmp0(disk->id, disk_id) == 0)
-            return true;
-    }
-    return false;
-}
-
 // Live ------------------------------------------------------------------------------------------
 
 static void
@@ -149,10 +65,10 @@ add_live(Gathering *g, const VsInstance *live, const GPtrArray *reasons)
 {
     const char *status = live->status != NULL ? live->status : "stopped";
     VsInventoryInstance *instance =
-        add_instance(g->inventory, live->id, live->name, live->kind, status);
+        vs_inventory_add_instance(g->inventory, live->id, live->name, live->kind, status);
     for (guint i = 0; i < live->disks->len; i++) {
         const VsDisk *found = g_ptr_array_index(live->disks, i);
-        VsInventoryDisk *disk = add_disk(g->inventory, instance, found->id);
+        VsInventoryDisk *disk = vs_inventory_add_disk(g->inventory, instance, found->id);
         fill_live_disk(disk, found, g_ptr_array_index(reasons, i));
         disk->in_use = !is_stopped(status) || is_written(found->source);
         vs_sightings_add(g->sightings, g->known, live, found);
@@ -185,7 +101,7 @@ static VsInventoryDisk *
 add_remembered_disk(VsInventory *inventory, VsInventoryInstance *instance, const VsKnownDisk *known,
                     const char *reason)
 {
-    VsInventoryDisk *disk = add_disk(inventory, instance, known->id);
+    VsInventoryDisk *disk = vs_inventory_add_disk(inventory, instance, known->id);
     disk->target = g_strdup(known->target);
     disk->source = g_strdup(known->source);
     disk->format = g_strdup(known->format);
@@ -203,11 +119,12 @@ add_remembered(Gathering *g, const VsKnownDisk *of, const char *status, const ch
     VsInventoryInstance *instance = NULL;
     for (guint i = 0; i < g->known->len; i++) {
         const VsKnownDisk *disk = g_ptr_array_index(g->known, i);
-        if (g_strcmp0(disk->instance_id, of->instance_id) != 0 || is_listed(g->inventory, disk->id))
+        if (g_strcmp0(disk->instance_id, of->instance_id) != 0 ||
+            vs_inventory_has_disk(g->inventory, disk->id))
             continue;
         if (instance == NULL) {
-            instance = add_instance(g->inventory, of->instance_id, of->instance_name,
-                                    of->instance_kind, status);
+            instance = vs_inventory_add_instance(g->inventory, of->instance_id, of->instance_name,
+                                                 of->instance_kind, status);
             instance->reason = g_strdup(reason);
         }
         add_remembered_disk(g->inventory, instance, disk, reason);
@@ -266,13 +183,13 @@ static void
 add_glance(Gathering *g, const VsDomainGlance *glance, const char *reason)
 {
     const VsInstance *domain = glance->instance;
-    VsInventoryInstance *instance =
-        add_instance(g->inventory, domain->id, domain->name, domain->kind, domain->status);
+    VsInventoryInstance *instance = vs_inventory_add_instance(
+        g->inventory, domain->id, domain->name, domain->kind, domain->status);
     instance->reason = g_strdup(reason);
     for (guint i = 0; i < domain->disks->len; i++) {
         const VsDisk *found = g_ptr_array_index(domain->disks, i);
         const VsKnownDisk *before = vs_known_disk_find(g->known, found->id);
-        VsInventoryDisk *disk = add_disk(g->inventory, instance, found->id);
+        VsInventoryDisk *disk = vs_inventory_add_disk(g->inventory, instance, found->id);
         fill_live_disk(disk, found, reason);
         disk->is_next_known = disk->incremental = false;
         disk->virtual_size_bytes = before != NULL ? before->virtual_size_bytes : 0;
@@ -416,7 +333,7 @@ gather_all(Gathering *g)
     // What is left was detached, or its instance has gone.
     for (guint i = 0; i < g->known->len; i++) {
         const VsKnownDisk *disk = g_ptr_array_index(g->known, i);
-        if (!is_listed(g->inventory, disk->id))
+        if (!vs_inventory_has_disk(g->inventory, disk->id))
             add_unattached(g, disk);
     }
 }
@@ -467,7 +384,7 @@ gather_image(Gathering *g, const VsReach *reach, GError **error)
     if (known != NULL) {
         disk = add_remembered_disk(g->inventory, NULL, known, IN_PROGRESS);
     } else {
-        disk = add_disk(g->inventory, NULL, id);
+        disk = vs_inventory_add_disk(g->inventory, NULL, id);
         disk->source = g_strdup(reach->path);
         disk->in_use = is_written(reach->path);
     }
@@ -535,7 +452,7 @@ vs_inventory_gather(VsContext *context, const char *instance, bool detailed, GEr
     if (g.known == NULL)
         return NULL;
     g.sightings = g_ptr_array_new_with_free_func((GDestroyNotify)vs_known_disk_free);
-    g.inventory = inventory_new();
+    g.inventory = vs_inventory_new();
     if (instance == NULL)
         gather_all(&g);
     else if (!gather_one(&g, instance, error))
