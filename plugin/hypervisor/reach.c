@@ -22,6 +22,7 @@ vs_reach_clear(VsReach *reach)
     g_free(reach->name);
     g_free(reach->instance_id);
     g_free(reach->path);
+    g_free(reach->format);
     g_free(reach->connect_uri);
     memset(reach, 0, sizeof *reach);
 }
@@ -187,7 +188,7 @@ vs_reach_open(const VsReach *reach, const char *repository_id, GCancellable *can
         return vs_qmp_driver_connect(reach->path, repository_id, reach->instance_id, cancellable,
                                      error);
     case VS_REACH_IMAGE:
-        vs_storage_image_owner(&owner, reach->path);
+        vs_storage_image_owner(&owner, reach->path, reach->format);
         return vs_storage_driver_new(&owner, repository_id);
     case VS_REACH_DOMAIN:
 #ifdef VS_HAVE_LIBVIRT

@@ -17,6 +17,8 @@ typedef struct {
     char *name;        // as it is shown and found again
     char *instance_id; // i-…, derived from this host and what does not change about it; NULL: image
     char *path;        // socket or image, absolute; NULL: domain
+    char *format;      // of an image, where the caller knows it: a raw disk's guest may have
+                       // written what looks like another; NULL: looked for
     char *connect_uri; // NULL: libvirt's default
 } VsReach;
 void vs_reach_clear(VsReach *reach);

@@ -39,7 +39,8 @@ VsDriver *vs_storage_driver_new(const VsStorageOwner *owner,
                                 const char *repository_id) G_GNUC_WARN_UNUSED_RESULT;
 
 // The owner of an unattached image: one disk, target "image"; instance without id and kind, named
-// "file:PATH", status "stopped". path: absolute.
-void vs_storage_image_owner(VsStorageOwner *owner, const char *path);
+// "file:PATH", status "stopped". path: absolute. format: NULL to look what it is; who knows says
+// it, since a guest may have written into its raw disk what looks like another format.
+void vs_storage_image_owner(VsStorageOwner *owner, const char *path, const char *format);
 
 G_END_DECLS

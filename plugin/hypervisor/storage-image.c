@@ -28,14 +28,29 @@ check_is_there(const char *path, GError **error)
     return false;
 }
 
+typedef struct {
+    char *path;
+    char *format; // NULL: as it looks
+} Image;
+
+static void
+image_free(gpointer user_data)
+{
+    Image *image = user_data;
+    g_free(image->path);
+    g_free(image->format);
+    g_free(image);
+}
+
 static VsInstance *
 describe(gpointer user_data, GError **error)
 {
-    const char *path = user_data;
+    const Image *image = user_data;
+    const char *path = image->path;
     if (!check_is_there(path, error))
         return NULL;
     g_autoptr(GError) failure = NULL;
-    g_autoptr(GPtrArray) chain = vs_image_info_run(path, NULL, NULL, &failure);
+    g_autoptr(GPtrArray) chain = vs_image_info_run(path, image->format, NULL, &failure);
     if (!chain) {
         g_set_error_literal(error, VS_ERROR, VS_ERROR_DISK_STATUS, failure->message);
         return NULL;
@@ -52,7 +67,10 @@ describe(gpointer user_data, GError **error)
 }
 
 void
-vs_storage_image_owner(VsStorageOwner *owner, const char *path)
+vs_storage_image_owner(VsStorageOwner *owner, const char *path, const char *format)
 {
-    *owner = (VsStorageOwner){.describe = describe, .user_data = g_strdup(path), .free = g_free};
+    Image *image = g_new0(Image, 1);
+    image->path = g_strdup(path);
+    image->format = g_strdup(format);
+    *owner = (VsStorageOwner){.describe = describe, .user_data = image, .free = image_free};
 }

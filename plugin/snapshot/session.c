@@ -67,6 +67,21 @@ check_attached_once(const VsSession *session, const VsEngine *engine, GError **e
     return false;
 }
 
+// The format that an unattached image had when it was last seen.
+static bool
+find_format(const VsEngine *engine, VsReach *reach, GError **error)
+{
+    if (reach->kind != VS_REACH_IMAGE)
+        return true;
+    g_autoptr(GPtrArray) known = vs_catalogue_known_disks(engine->catalogue, error);
+    for (unsigned i = 0; known && i < known->len && !reach->format; i++) {
+        const VsKnownDisk *disk = g_ptr_array_index(known, i);
+        if (g_strcmp0(disk->source, reach->path) == 0)
+            reach->format = g_strdup(disk->format);
+    }
+    return known != NULL;
+}
+
 static bool
 open_reach(VsSession *session, const VsEngine *engine, bool exclusive, GError **error)
 {
@@ -95,6 +110,7 @@ vs_session_open(VsSession *session, const VsEngine *engine, const char *instance
 {
     session->lock = -1;
     if (!vs_reach_find(&session->reach, engine->connect_uri, instance, error) ||
+        !find_format(engine, &session->reach, error) ||
         !open_reach(session, engine, exclusive, error))
         return false;
     session->instance->id = g_strdup(session->reach.instance_id);

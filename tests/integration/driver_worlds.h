@@ -4,6 +4,7 @@
 #ifndef TESTS_INTEGRATION_DRIVER_WORLDS_H
 #define TESTS_INTEGRATION_DRIVER_WORLDS_H
 
+#include <cstdlib>
 #include <functional>
 #include <gtest/gtest.h>
 #include <memory>
@@ -35,9 +36,10 @@ const char *const kInstance = "i-aaaaaaaaaaaaaaaaaaaa";
 class World
 {
   public:
-    World()
+    // Makes the images, unless it is to reach those of another process.
+    explicit World(bool is_own)
     {
-        for (unsigned i = 0; i < 2; i++)
+        for (unsigned i = 0; is_own && i < 2; i++)
             must_run(
                 {"qemu-img", "create", "-q", "-f", "qcow2", image(i), std::to_string(kSizes[i])});
     }
@@ -48,6 +50,8 @@ class World
     {
         return dir_.file(std::string(kTargets[index]) + ".qcow2");
     }
+    // What world_at() needs to reach the same instance from another process.
+    virtual std::vector<std::string> address() const = 0;
     // A new driver of a repository, NULL with error.
     virtual VsDriver *open(const char *repository, GError **error) = 0;
     // Writes to a disk as the guest does: "write -P 0xaa 1M 64k".
@@ -64,7 +68,7 @@ class World
 class QmpWorld : public World
 {
   public:
-    QmpWorld()
+    QmpWorld() : World(true)
     {
         std::vector<std::string> disks;
         for (unsigned i = 0; i < 2; i++)
@@ -73,6 +77,11 @@ class QmpWorld : public World
                 disks.push_back(word);
         qemu_ = std::make_unique<QemuProcess>(dir_, QemuProcess::idle(disks));
         qemu_->monitor().execute("cont");
+    }
+    std::vector<std::string>
+    address() const override
+    {
+        return {qemu_->socket()};
     }
     VsDriver *
     open(const char *repository, GError **error) override
@@ -104,13 +113,18 @@ class QmpWorld : public World
 class DomainWorld : public World
 {
   public:
-    DomainWorld() : daemon_(dir_)
+    DomainWorld() : World(true), daemon_(dir_)
     {
         support::LibvirtDomainOptions options;
         for (unsigned i = 0; i < 2; i++)
             options.disks.push_back({kTargets[i], image(i)});
         domain_ = std::make_unique<LibvirtDomain>(daemon_, options);
         domain_->define();
+    }
+    std::vector<std::string>
+    address() const override
+    {
+        return {daemon_.uri(), domain_->name()};
     }
     VsDriver *
     open(const char *repository, GError **error) override
@@ -123,6 +137,54 @@ class DomainWorld : public World
     LibvirtDaemon daemon_;
     std::unique_ptr<LibvirtDomain> domain_;
 };
+
+// An instance of another process, by its address: only opens drivers.
+class RemoteWorld : public World
+{
+  public:
+    explicit RemoteWorld(std::vector<std::string> address)
+        : World(false), address_(std::move(address))
+    {
+    }
+    std::vector<std::string>
+    address() const override
+    {
+        return address_;
+    }
+    VsDriver *
+    open(const char *repository, GError **error) override
+    {
+        if (address_.size() == 1)
+            return vs_qmp_driver_connect(address_[0].c_str(), repository, kInstance, nullptr,
+                                         error);
+        return vs_libvirt_driver_open(address_[0].c_str(), address_[1].c_str(), repository,
+                                      kInstance, error);
+    }
+    void
+    write(unsigned /*index*/, const std::string & /*command*/) override
+    {
+        std::abort();
+    }
+    bool
+    is_running() const override
+    {
+        std::abort();
+    }
+    void
+    upset() override
+    {
+        std::abort();
+    }
+
+  private:
+    std::vector<std::string> address_;
+};
+
+inline std::unique_ptr<World>
+world_at(const std::vector<std::string> &address)
+{
+    return std::make_unique<RemoteWorld>(address);
+}
 
 class RunningDomainWorld : public DomainWorld
 {

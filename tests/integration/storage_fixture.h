@@ -129,7 +129,7 @@ class Storage
     of_image(const std::string &path)
     {
         VsStorageOwner owner;
-        vs_storage_image_owner(&owner, path.c_str());
+        vs_storage_image_owner(&owner, path.c_str(), nullptr);
         return std::make_unique<Storage>(owner);
     }
 
