@@ -255,6 +255,13 @@ begin_point(Create *create, GError **error)
     return true;
 }
 
+// A file of the definition that can't be had does not keep the disks from being saved.
+static bool
+is_forgivable(const GError *error)
+{
+    return error->domain == G_FILE_ERROR || error->domain == VS_ATTACHMENT_ERROR;
+}
+
 // What the definition points to belongs to the snapshot too. It is read after the point in time, as
 // are the disks; what a machine writes there (nvram) changes seldom.
 static bool
@@ -262,19 +269,22 @@ store_files(Create *create, GError **error)
 {
     VsRepository *repository = create->engine->repository;
     const GPtrArray *files = create->session.instance->files;
-    g_autoptr(GPtrArray) stored =
-        g_ptr_array_new_with_free_func((GDestroyNotify)vs_manifest_file_free);
     for (unsigned i = 0; i < files->len; i++) {
         const VsInstanceFile *file = g_ptr_array_index(files, i);
-        VsManifestFile *entry = vs_attachment_store(repository, file->role, file->path, error);
-        if (!entry)
+        GError *failure = NULL;
+        VsManifestFile *stored = vs_attachment_store(repository, file->role, file->path, &failure);
+        for (unsigned j = 0; stored && j < create->manifests->len; j++) {
+            VsManifest *manifest = g_ptr_array_index(create->manifests, j);
+            g_ptr_array_add(manifest->files, vs_manifest_file_copy(stored));
+        }
+        vs_manifest_file_free(stored);
+        if (failure && !is_forgivable(failure)) {
+            g_propagate_error(error, failure);
             return false;
-        g_ptr_array_add(stored, entry);
-    }
-    for (unsigned i = 0; i < create->manifests->len; i++) {
-        VsManifest *manifest = g_ptr_array_index(create->manifests, i);
-        for (unsigned j = 0; j < stored->len; j++)
-            g_ptr_array_add(manifest->files, vs_manifest_file_copy(g_ptr_array_index(stored, j)));
+        }
+        if (failure)
+            warn(create, "saved without one of the machine's files", failure);
+        g_clear_error(&failure);
     }
     return true;
 }
