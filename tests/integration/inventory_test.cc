@@ -228,6 +228,24 @@ TEST_F(Inventory, AnImageThatNoInstanceEverHadIsNotTakenForADisk)
     refused({"disks", "file:" + dir_.file("absent")}, 1, "InvalidDiskId.NotFound");
 }
 
+TEST_F(Inventory, ARawDiskStaysRawWhateverItsGuestHasWrittenIntoIt)
+{
+    LibvirtDomainOptions options;
+    options.name = "web";
+    options.disks.push_back({"vda", dir_.file("web-vda.raw"), "raw"});
+    must_run({"qemu-img", "create", "-q", "-f", "raw", options.disks[0].path, "16M"});
+    LibvirtDomain web(daemon_, options);
+    web.define();
+    EXPECT_EQ(instance("web")["disks"].size(), 1u);
+    std::string trap = dir_.file("trap.qcow2");
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", trap, "1G"});
+    must_run({"dd", "if=" + trap, "of=" + options.disks[0].path, "conv=notrunc", "status=none"});
+    undefine("web");
+    Json found = virtsnap_.json({"disks"})[0];
+    EXPECT_EQ(found["format"].text(), "raw") << found.dump();
+    EXPECT_EQ(found["virtual_size"].number(), 16 << 20);
+}
+
 TEST_F(Inventory, ADefinitionThatNobodyHasListedYetIsEnoughToKnowAnImage)
 {
     auto web = domain("web");
