@@ -87,6 +87,19 @@ TEST_F(LibvirtFaults, LibvirtRestartedMeanwhileIsSurvivedOrACleanFailure)
     expect_chain_goes_on();
 }
 
+TEST_F(LibvirtFaults, LibvirtKilledWhileItBeginsTheBackupIsSurvivedOrACleanFailure)
+{
+    write("vda", 0, kDirty);
+    must_run({"cp", "--sparse=always", disk("vda").reference, dir_.file("before")});
+    domain_->monitor(); // connected already, so that no moment is lost
+    auto create = virtsnap_.start(create_arguments({"--output", "json"}));
+    ASSERT_TRUE(wait_until(kSoon, [&] { return has_exports() || !create->running(); }));
+    daemon_.kill();
+    daemon_.start();
+    expect_done_or_failed(*create);
+    expect_chain_goes_on();
+}
+
 TEST_F(LibvirtFaults, LibvirtKilledMeanwhileIsSurvivedOrACleanFailure)
 {
     auto create = start_pull(kTwoSeconds);

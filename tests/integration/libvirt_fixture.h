@@ -288,7 +288,7 @@ class LibvirtTest : public testing::Test
         expect_exact(snapshots);
         return snapshots;
     }
-    // Starts a create that takes its time, and waits until it reads from the running domain.
+    // Starts a create that takes its time, and waits until the point in time has passed.
     std::unique_ptr<Process>
     start_slow_create(const std::string &bytes_per_second,
                       const std::vector<std::string> &more = {})
@@ -297,11 +297,14 @@ class LibvirtTest : public testing::Test
             create_arguments({"--speed-limit", bytes_per_second, "--output", "json"});
         arguments.insert(arguments.end(), more.begin(), more.end());
         auto process = virtsnap_.start(arguments);
-        const auto begun = [&] { return has_exports() || !process->running(); };
-        EXPECT_TRUE(wait_until(kSoon, begun));
+        const auto is_under_way = [&] {
+            return virtsnap_.json({"list", "--status", "progressing"}).size() > 0;
+        };
+        EXPECT_TRUE(wait_until(kSoon, [&] { return is_under_way() || !process->running(); }));
         EXPECT_TRUE(process->running()) << process->err();
         return process;
     }
+    // From the moment in which libvirt begins the backup.
     bool
     has_exports()
     {
