@@ -147,8 +147,9 @@ vs_reach_list_domains(const char *connect_uri, GError **error)
 }
 
 #ifdef VS_HAVE_LIBVIRT
-static bool
-has_image(VsDomain *domain, const char *image)
+// The format of the domain's disk with that image, NULL: it has none.
+static char *
+find_image_of(VsDomain *domain, const char *image)
 {
     g_autofree char *xml = vs_domain_xml(domain, true, NULL);
     g_autoptr(VsInstance) instance = xml ? vs_domain_xml_parse(xml, NULL) : NULL;
@@ -158,20 +159,21 @@ has_image(VsDomain *domain, const char *image)
         bool same = g_strcmp0(real, image) == 0;
         free(real);
         if (same)
-            return true;
+            return g_strdup(disk->format);
     }
-    return false;
+    return NULL;
 }
 #endif
 
 char *
-vs_reach_find_user(const char *connect_uri, const char *image)
+vs_reach_find_user(const char *connect_uri, const char *image, char **format)
 {
 #ifdef VS_HAVE_LIBVIRT
     g_autoptr(GPtrArray) domains = vs_domain_list(connect_uri, NULL);
     for (unsigned i = 0; domains && i < domains->len; i++) {
         VsDomain *domain = g_ptr_array_index(domains, i);
-        if (has_image(domain, image))
+        *format = find_image_of(domain, image);
+        if (*format)
             return g_strdup(vs_domain_name(domain));
     }
 #endif

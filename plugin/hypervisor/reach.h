@@ -34,8 +34,10 @@ bool vs_reach_find(VsReach *reach, const char *connect_uri, const char *instance
 GPtrArray *vs_reach_list_domains(const char *connect_uri, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_reach_free(VsReach *reach);
 
-// The name of a domain whose definition has that image as a disk, NULL: none is known.
-char *vs_reach_find_user(const char *connect_uri, const char *image) G_GNUC_WARN_UNUSED_RESULT;
+// The name of a domain whose definition has that image as a disk, and the format that it says;
+// NULL: none is known.
+char *vs_reach_find_user(const char *connect_uri, const char *image,
+                         char **format) G_GNUC_WARN_UNUSED_RESULT;
 
 // A domain's driver depends on whether it runs: ask with the instance's lock held.
 VsDriver *vs_reach_open(const VsReach *reach, const char *repository_id, GCancellable *cancellable,

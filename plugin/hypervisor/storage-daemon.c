@@ -18,7 +18,6 @@
 
 #define START_TIMEOUT_MS 10000u
 #define QUIT_TIMEOUT_MS 10000u
-#define MARK_TIMEOUT_MS 10000u
 // The daemon's descriptor of the listening socket, and how it is told.
 #define LISTEN_FD 3
 #define LISTEN_OPTIONS "socket,id=qmp,fd=3,server=on,wait=on"
@@ -242,48 +241,4 @@ bool
 vs_storage_daemon_close(VsStorageDaemon *daemon, const char *node, GError **error)
 {
     return vs_qmp_node_delete(daemon->client, node, NULL, error);
-}
-
-// QMP can't set a bit, and the daemon has no other monitor: a job copies the one sector of another
-// empty node to the last one of the mark.
-static bool
-write_last_sector(VsQmpClient *client, const char *node, uint64_t size_bytes,
-                  GCancellable *cancellable, GError **error)
-{
-    g_autofree char *source = g_strconcat(node, "-source", NULL);
-    g_autofree char *target = g_strconcat(node, "-target", NULL);
-    struct json_object *empty =
-        vs_qmp_args("driver", vs_qmp_str("null-co"), "node-name", vs_qmp_str(source), "size",
-                    vs_qmp_int(512), "read-zeroes", vs_qmp_bool(true), NULL);
-    if (!vs_qmp_node_add(client, empty, cancellable, error))
-        return false;
-    struct json_object *tail = vs_qmp_args(
-        "driver", vs_qmp_str("raw"), "node-name", vs_qmp_str(target), "file", vs_qmp_str(node),
-        "offset", vs_qmp_size(size_bytes - 512), "size", vs_qmp_int(512), NULL);
-    return vs_qmp_node_add(client, tail, cancellable, error) &&
-           vs_qmp_client_do(client, "blockdev-backup",
-                            vs_qmp_args("job-id", vs_qmp_str(node), "device", vs_qmp_str(source),
-                                        "target", vs_qmp_str(target), "sync", vs_qmp_str("full"),
-                                        "auto-dismiss", vs_qmp_bool(false), NULL),
-                            cancellable, error) &&
-           vs_qmp_job_finish(client, node, MARK_TIMEOUT_MS, cancellable, error) &&
-           vs_qmp_node_delete(client, target, NULL, error) &&
-           vs_qmp_node_delete(client, source, NULL, error);
-}
-
-bool
-vs_storage_daemon_make_mark(VsStorageDaemon *daemon, const char *node, uint64_t size_bytes,
-                            GCancellable *cancellable, GError **error)
-{
-    VsQmpClient *client = daemon->client;
-    struct json_object *mark =
-        vs_qmp_args("driver", vs_qmp_str("null-co"), "node-name", vs_qmp_str(node), "size",
-                    vs_qmp_size(size_bytes), "read-zeroes", vs_qmp_bool(true), NULL);
-    return vs_qmp_node_add(client, mark, cancellable, error) &&
-           vs_qmp_client_do(client, "block-dirty-bitmap-add",
-                            vs_qmp_args("node", vs_qmp_str(node), "name",
-                                        vs_qmp_str(VS_STORAGE_MARK), "granularity",
-                                        vs_qmp_int(VS_STORAGE_MARK_GRANULARITY), NULL),
-                            cancellable, error) &&
-           write_last_sector(client, node, size_bytes, cancellable, error);
 }

@@ -36,14 +36,6 @@ bool vs_storage_daemon_open(VsStorageDaemon *daemon, const char *node, const cha
 bool vs_storage_daemon_close(VsStorageDaemon *daemon, const char *node,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// Makes the node, as long as the disk, with the bitmap VS_STORAGE_MARK of which only the last bit
-// is set. size_bytes: at least 512.
-#define VS_STORAGE_MARK "end"
-#define VS_STORAGE_MARK_GRANULARITY 65536
-bool vs_storage_daemon_make_mark(VsStorageDaemon *daemon, const char *node, uint64_t size_bytes,
-                                 GCancellable *cancellable,
-                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
-
 // The last complaint that it printed, for an error message; "" for none.
 char *vs_storage_daemon_said(const VsStorageDaemon *daemon) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // What the files of the storage driver share. Not for others.
 //
-// Nodes in the daemon: "vs-disk-N" while disk N of the point in time is open, "vs-mark-N" for the
-// bitmap that its ".end" is a copy of.
+// In the daemon disk N of the point in time is the node "vs-disk-N" while it is open.
 #pragma once
 
 #include <sys/stat.h>
@@ -29,8 +28,6 @@ typedef struct {
 typedef struct {
     VsPointDisk *disk; // the caller's
     char *node;
-    char *mark;
-    bool has_mark;
     bool is_open;      // as node, in the daemon
     bool has_bitmap;   // the transaction has made the new one, and nobody has removed it
     int fd;            // for asking for locks, -1

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // A point in time of images that nothing runs on: begin, sources, the end.
 //
-// What takes long (the daemon's start, marks, file times) comes before the images are opened for
+// What takes long (the daemon's start, file times) comes before the images are opened for
 // writing, and what can be looked at afterwards comes after.
 #include <errno.h>
 #include <string.h>
@@ -13,8 +13,6 @@
 #include "plugin/hypervisor/storage-driver-private.h"
 #include "qmp/job.h"
 
-#define MARKABLE_LEAST_BYTES 512
-
 // Preparing -------------------------------------------------------------------------------------
 
 static bool
@@ -23,7 +21,6 @@ prepare_read(const VsStorageDriver *driver, VsPointDisk *disk, unsigned index, G
     VsStorageRead *read = &driver->reads[index];
     read->disk = disk;
     read->node = g_strdup_printf("vs-disk-%u", index);
-    read->mark = g_strdup_printf("vs-mark-%u", index);
     read->fd = vs_image_lock_open(disk->disk->source);
     if (read->fd < 0) {
         int code = errno;
@@ -58,15 +55,9 @@ prepare(VsStorageDriver *driver, VsPoint *point, GCancellable *cancellable, GErr
         tracks |= point->disks[i].bitmap != NULL;
     if (tracks && !vs_storage_driver_need_daemon(driver, cancellable, error))
         return false;
-    for (unsigned i = 0; i < point->count; i++) {
-        VsStorageRead *read = &driver->reads[i];
-        uint64_t size = point->disks[i].disk->virtual_size_bytes;
-        read->has_mark = point->disks[i].bitmap && size >= MARKABLE_LEAST_BYTES;
-        if (!prepare_read(driver, &point->disks[i], i, error) ||
-            (read->has_mark &&
-             !vs_storage_daemon_make_mark(driver->daemon, read->mark, size, cancellable, error)))
+    for (unsigned i = 0; i < point->count; i++)
+        if (!prepare_read(driver, &point->disks[i], i, error))
             return false;
-    }
     return true;
 }
 
@@ -117,8 +108,8 @@ distrust(const VsPointDisk *disk, const char *why, GError **error)
     return false;
 }
 
-// An ".end" that has lost its bit tells of a disk that was shorter meanwhile. libvirt's bitmaps
-// have none.
+// An ".end" that has lost its bit tells of a disk that was shorter meanwhile. Only the QMP driver's
+// bitmaps have one; for the others the engine has its own way (vs_pull_check).
 static bool
 check_old_bitmap(const VsPointDisk *disk, const VsQmpNode *node, GError **error)
 {
@@ -160,33 +151,18 @@ look_at_old(VsStorageDriver *driver, GError **error)
     return nodes != NULL;
 }
 
-static void
-add_actions(VsQmpTransaction *transaction, const VsStorageRead *read)
-{
-    const VsPointDisk *disk = read->disk;
-    vs_qmp_transaction_bitmap_add(
-        transaction,
-        &(VsQmpBitmapAdd){.node = read->node, .name = disk->bitmap, .persistent = true});
-    if (!read->has_mark)
-        return;
-    g_autofree char *end = vs_bitmap_end_name(disk->bitmap);
-    vs_qmp_transaction_bitmap_add(
-        transaction, &(VsQmpBitmapAdd){.node = read->node,
-                                       .name = end,
-                                       .granularity_bytes = VS_STORAGE_MARK_GRANULARITY,
-                                       .persistent = true,
-                                       .disabled = true});
-    vs_qmp_transaction_bitmap_merge(transaction, read->node, end, read->mark, VS_STORAGE_MARK);
-}
-
 // Unless the daemon says that it failed, it may have taken place.
 static bool
 start_bitmaps(VsStorageDriver *driver, VsPoint *point, GError **error)
 {
     g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
-    for (unsigned i = 0; i < driver->read_count; i++)
-        if (driver->reads[i].disk->bitmap)
-            add_actions(transaction, &driver->reads[i]);
+    for (unsigned i = 0; i < driver->read_count; i++) {
+        const VsStorageRead *read = &driver->reads[i];
+        if (read->disk->bitmap)
+            vs_qmp_transaction_bitmap_add(transaction, &(VsQmpBitmapAdd){.node = read->node,
+                                                                         .name = read->disk->bitmap,
+                                                                         .persistent = true});
+    }
     point->at_us = g_get_real_time();
     GError *failure = NULL;
     bool ok = vs_qmp_transaction_run(transaction, vs_storage_daemon_client(driver->daemon), NULL,
@@ -246,19 +222,6 @@ check_stored(VsStorageDriver *driver, GError **error)
     return ok && is_closed;
 }
 
-static void
-drop_marks(VsStorageDriver *driver)
-{
-    for (unsigned i = 0; i < driver->read_count && driver->daemon; i++) {
-        VsStorageRead *read = &driver->reads[i];
-        g_autoptr(GError) failure = NULL;
-        if (read->has_mark && !vs_qmp_node_delete(vs_storage_daemon_client(driver->daemon),
-                                                  read->mark, NULL, &failure))
-            g_debug("removing '%s' from the storage daemon: %s", read->mark, failure->message);
-        read->has_mark = false;
-    }
-}
-
 // Those of the new bitmaps that came to be stored.
 static bool
 add_removals(VsQmpTransaction *transaction, VsQmpClient *client, const VsStorageRead *read,
@@ -266,11 +229,8 @@ add_removals(VsQmpTransaction *transaction, VsQmpClient *client, const VsStorage
 {
     g_autoptr(GPtrArray) nodes = vs_qmp_query_nodes(client, NULL, error);
     const VsQmpNode *node = nodes ? vs_qmp_find_node(nodes, read->node) : NULL;
-    g_autofree char *end = vs_bitmap_end_name(read->disk->bitmap);
-    const char *const names[] = {read->disk->bitmap, end};
-    for (unsigned i = 0; node && i < G_N_ELEMENTS(names); i++)
-        if (vs_qmp_find_bitmap(node, names[i]))
-            vs_qmp_transaction_bitmap_remove(transaction, read->node, names[i]);
+    if (node && vs_qmp_find_bitmap(node, read->disk->bitmap))
+        vs_qmp_transaction_bitmap_remove(transaction, read->node, read->disk->bitmap);
     return nodes != NULL;
 }
 
@@ -319,10 +279,8 @@ vs_storage_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellabl
     bool ok = prepare(driver, point, cancellable, error) &&
               !g_cancellable_set_error_if_cancelled(cancellable, error) &&
               take_point(driver, point, error) && check_stored(driver, error);
-    if (ok) {
-        drop_marks(driver);
+    if (ok)
         return true;
-    }
     undo(driver, error);
     g_autoptr(GError) ending = NULL;
     if (!vs_storage_driver_settle(base, &ending))
@@ -377,7 +335,6 @@ vs_storage_driver_settle(VsDriver *base, GError **error)
         g_clear_pointer(&read->stamps, g_ptr_array_unref);
         g_strfreev(read->command);
         g_free(read->node);
-        g_free(read->mark);
     }
     g_clear_pointer(&driver->reads, g_free);
     driver->read_count = 0;

@@ -57,7 +57,8 @@ check_attached_once(const VsSession *session, const VsEngine *engine, GError **e
     for (unsigned i = 0; i < known->len; i++)
         if (g_str_equal(((VsKnownDisk *)g_ptr_array_index(known, i))->id, disk->id))
             return true;
-    g_autofree char *user = vs_reach_find_user(engine->connect_uri, disk->source);
+    g_autofree char *format = NULL;
+    g_autofree char *user = vs_reach_find_user(engine->connect_uri, disk->source, &format);
     if (user)
         return true;
     g_set_error(error, VS_ERROR, VS_ERROR_NEVER_ATTACHED,
@@ -67,7 +68,7 @@ check_attached_once(const VsSession *session, const VsEngine *engine, GError **e
     return false;
 }
 
-// The format that an unattached image had when it was last seen.
+// The format that an unattached image had when it was last seen, or that its definition says.
 static bool
 find_format(const VsEngine *engine, VsReach *reach, GError **error)
 {
@@ -79,6 +80,8 @@ find_format(const VsEngine *engine, VsReach *reach, GError **error)
         if (g_strcmp0(disk->source, reach->path) == 0)
             reach->format = g_strdup(disk->format);
     }
+    g_autofree char *user =
+        reach->format ? NULL : vs_reach_find_user(engine->connect_uri, reach->path, &reach->format);
     return known != NULL;
 }
 
