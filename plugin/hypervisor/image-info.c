@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "plugin/hypervisor/image-info.h"
 
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <string.h>
 #include <unistd.h>
@@ -255,4 +256,17 @@ vs_image_info_run(const char *path, const char *format, GCancellable *cancellabl
     g_free(run.out);
     g_free(run.complaint);
     return chain;
+}
+
+// docs/interop/qcow2.txt of QEMU: magic and version, both big-endian.
+bool
+vs_image_info_is_old_qcow2(const char *path)
+{
+    static const uint8_t old[8] = {'Q', 'F', 'I', 0xfb, 0, 0, 0, 2};
+    uint8_t head[sizeof old];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd >= 0 ? pread(fd, head, sizeof head, 0) : -1;
+    if (fd >= 0)
+        close(fd);
+    return length == (ssize_t)sizeof head && memcmp(head, old, sizeof old) == 0;
 }

@@ -24,6 +24,10 @@ typedef struct {
 } VsImageInfo;
 void vs_image_info_free(VsImageInfo *info);
 
+// Whether the file is a qcow2 image of the first kind (compat 0.10), which can't store bitmaps: a
+// look at its first bytes only. False where it can't be read.
+bool vs_image_info_is_old_qcow2(const char *path);
+
 // Parses what `qemu-img info --backing-chain --output=json` prints: VsImageInfo *, top first, at
 // least one; the array owns them. G_IO_ERROR_INVALID_DATA.
 GPtrArray *vs_image_info_parse(const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -117,12 +117,26 @@ is_companion(const char *name)
     return g_str_has_suffix(name, ".end") || g_str_has_suffix(name, ".frozen");
 }
 
-// names: char * → GPtrArray of char *: the disks that have a bitmap of that name.
+static bool
+is_in_a_checkpoint(const GPtrArray *checkpoints, const VsDisk *disk)
+{
+    for (unsigned i = 0; i < checkpoints->len; i++) {
+        const VsCheckpointXml *checkpoint = g_ptr_array_index(checkpoints, i);
+        for (unsigned j = 0; j < checkpoint->disks->len; j++)
+            if (g_str_equal(((VsCheckpointDisk *)g_ptr_array_index(checkpoint->disks, j))->target,
+                            disk->target))
+                return true;
+    }
+    return false;
+}
+
+// names: char * → GPtrArray of char *: the disks that have a bitmap of that name. A disk that has a
+// checkpoint of ours has its bitmap.
 static void
 collect(GHashTable *names, const GPtrArray *checkpoints, const char *repository_id,
         const VsDisk *disk)
 {
-    if (!disk->can_track || disk->unavailable)
+    if (!disk->can_track || disk->unavailable || is_in_a_checkpoint(checkpoints, disk))
         return;
     g_autoptr(GPtrArray) chain = vs_image_info_run(disk->source, disk->format, NULL, NULL);
     const VsImageInfo *info = chain ? g_ptr_array_index(chain, 0) : NULL;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "plugin/error.h"
+#include "plugin/hypervisor/image-info.h"
 #include "plugin/hypervisor/libvirt-driver-private.h"
 #include "plugin/hypervisor/qmp-disks.h"
 #include "plugin/hypervisor/storage-driver.h"
@@ -100,6 +101,9 @@ fill_disks(VsLibvirtDriver *driver, const VsInstance *instance, GError **error)
     for (unsigned i = 0; i < instance->disks->len; i++) {
         VsDisk *disk = g_ptr_array_index(instance->disks, i);
         canonicalize(disk);
+        // libvirt would refuse the whole checkpoint for one such disk.
+        if (vs_image_info_is_old_qcow2(disk->source))
+            disk->can_track = disk->persistent_bitmaps = false;
         g_autoptr(GError) failure = NULL;
         if (!disk->unavailable &&
             !vs_domain_disk_size(driver->domain, disk->target, &disk->virtual_size_bytes, &failure))
