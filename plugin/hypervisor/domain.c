@@ -11,6 +11,8 @@
 
 #define POLL_MS 20u
 #define RECONNECT_POLL_MS 100u
+// For what an agent does at once.
+#define AGENT_TIMEOUT_S 5
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(virDomainCheckpoint, virDomainCheckpointFree)
 
@@ -20,6 +22,9 @@ struct _VsDomain {
     virDomainPtr handle;
     char *name;
     char uuid[VIR_UUID_STRING_BUFLEN];
+    virErrorPtr failure; // of the last call that failed: asking whether the connection is alive
+                         // makes libvirt forget it
+    bool is_given_up;    // libvirt has not come back in time: no longer waited for
 };
 
 GQuark
@@ -36,10 +41,24 @@ ignore_error(void *user_data, virErrorPtr error)
 {
 }
 
+static const virError *
+last_failure(const VsDomain *domain)
+{
+    const virError *last = virGetLastError();
+    return last && last->code != VIR_ERR_OK ? last : domain->failure;
+}
+
+static int
+last_code(const VsDomain *domain)
+{
+    const virError *last = last_failure(domain);
+    return last ? last->code : VIR_ERR_OK;
+}
+
 static void
 set_error(const VsDomain *domain, const char *operation, GError **error)
 {
-    const virError *last = virGetLastError();
+    const virError *last = last_failure(domain);
     int code = last ? last->code : VIR_ERR_OK;
     const char *text = last && last->message ? last->message : "no reason was given";
     if (code == VIR_ERR_CHECKPOINT_INCONSISTENT || code == VIR_ERR_NO_DOMAIN_CHECKPOINT)
@@ -93,14 +112,19 @@ connect_again(VsDomain *domain)
 static bool
 can_retry_for(VsDomain *domain, unsigned timeout_ms)
 {
+    virFreeError(domain->failure);
+    domain->failure = virSaveLastError();
     if (domain->handle && virConnectIsAlive(domain->connection) == 1)
         return false;
+    if (domain->is_given_up)
+        timeout_ms = 0;
     int64_t deadline_us = g_get_monotonic_time() + timeout_ms * INT64_C(1000);
     bool is_back = connect_again(domain);
     while (!is_back && g_get_monotonic_time() < deadline_us) {
         g_usleep(RECONNECT_POLL_MS * 1000);
         is_back = connect_again(domain);
     }
+    domain->is_given_up = !is_back && (timeout_ms > 0 || domain->is_given_up);
     return is_back;
 }
 
@@ -182,6 +206,7 @@ vs_domain_free(VsDomain *domain)
     if (!domain)
         return;
     disconnect(domain);
+    virFreeError(domain->failure);
     g_free(domain->uri);
     g_free(domain->name);
     g_free(domain);
@@ -320,7 +345,7 @@ vs_domain_backup_xml(VsDomain *domain, GError **error)
     char *xml;
     WITH_RETRY(xml, !xml && virGetLastErrorCode() != VIR_ERR_NO_DOMAIN_BACKUP,
                virDomainBackupGetXMLDesc(domain->handle, 0));
-    if (!xml && virGetLastErrorCode() != VIR_ERR_NO_DOMAIN_BACKUP)
+    if (!xml && last_code(domain) != VIR_ERR_NO_DOMAIN_BACKUP)
         set_error(domain, "asking for its backup job", error);
     char *copy = g_strdup(xml);
     free(xml);
@@ -501,7 +526,7 @@ vs_domain_checkpoint_delete(VsDomain *domain, const char *name, bool metadata_on
 {
     virDomainCheckpointPtr found;
     WITH_RETRY(found, !found, virDomainCheckpointLookupByName(domain->handle, name, 0));
-    if (!found && virGetLastErrorCode() == VIR_ERR_NO_DOMAIN_CHECKPOINT)
+    if (!found && last_code(domain) == VIR_ERR_NO_DOMAIN_CHECKPOINT)
         return true;
     g_autoptr(virDomainCheckpoint) checkpoint = found;
     unsigned flags = metadata_only ? VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY : 0;
@@ -526,29 +551,63 @@ vs_domain_checkpoint_redefine(VsDomain *domain, const char *xml, GError **error)
 
 // Guest agent -----------------------------------------------------------------------------------
 
+// How long the agent may take. Libvirt can't be asked what it was set to before; its default is to
+// wait for ever, and what it is set to holds for everybody.
+static void
+set_agent_timeout(VsDomain *domain, int seconds)
+{
+    if (virDomainAgentSetResponseTimeout(domain->handle, seconds, 0) < 0)
+        virResetLastError();
+}
+
+static void
+set_agent_error(const VsDomain *domain, const char *operation, const char *cause, GError **error)
+{
+    g_set_error(error, VS_ERROR, VS_ERROR_AGENT, "domain '%s': %s: %s", domain->name, operation,
+                cause);
+}
+
+bool
+vs_domain_find_agent(VsDomain *domain, GError **error)
+{
+    long long seconds;
+    unsigned nanoseconds;
+    set_agent_timeout(domain, AGENT_TIMEOUT_S);
+    int result = virDomainGetTime(domain->handle, &seconds, &nanoseconds, 0);
+    int code = virGetLastErrorCode();
+    // Any agent will do that says something, if only that it does not tell the time.
+    bool found =
+        result == 0 || (code != VIR_ERR_AGENT_UNRESPONSIVE && code != VIR_ERR_ARGUMENT_UNSUPPORTED);
+    if (!found)
+        set_agent_error(domain, "asking for its guest agent", virGetLastErrorMessage(), error);
+    set_agent_timeout(domain, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
+    return found;
+}
+
 bool
 vs_domain_freeze(VsDomain *domain, unsigned timeout_ms, unsigned *count, GError **error)
 {
-    // What is left over from an earlier use of the agent is no reason to fail.
-    if (virDomainAgentSetResponseTimeout(domain->handle, (int)MAX(1, timeout_ms / 1000), 0) < 0)
-        virResetLastError();
+    set_agent_timeout(domain, (int)MAX(1, timeout_ms / 1000));
     int frozen = virDomainFSFreeze(domain->handle, NULL, 0, 0);
-    if (frozen < 0) {
-        g_set_error(error, VS_ERROR, VS_ERROR_AGENT,
-                    "domain '%s': having its guest agent freeze the file systems: %s", domain->name,
-                    virGetLastErrorMessage());
-        return false;
-    }
-    *count = (unsigned)frozen;
-    return true;
+    if (frozen < 0)
+        set_agent_error(domain, "having its guest agent freeze the file systems",
+                        virGetLastErrorMessage(), error);
+    set_agent_timeout(domain, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
+    *count = (unsigned)MAX(0, frozen);
+    return frozen >= 0;
 }
 
 bool
 vs_domain_thaw(VsDomain *domain, GError **error)
 {
-    int result;
-    WITH_RETRY(result, result < 0, virDomainFSThaw(domain->handle, NULL, 0, 0));
+    set_agent_timeout(domain, AGENT_TIMEOUT_S);
+    int result = virDomainFSThaw(domain->handle, NULL, 0, 0);
+    // Asking whether the connection is alive would forget why it failed.
+    g_autofree char *cause = g_strdup(virGetLastErrorMessage());
+    if (result < 0 && can_retry(domain))
+        result = virDomainFSThaw(domain->handle, NULL, 0, 0);
     if (result < 0)
-        set_error(domain, "having its guest agent thaw the file systems", error);
+        set_agent_error(domain, "having its guest agent thaw the file systems", cause, error);
+    set_agent_timeout(domain, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK);
     return result >= 0;
 }

@@ -93,7 +93,13 @@ bool vs_domain_checkpoint_redefine(VsDomain *domain, const char *xml,
 
 // Guest agent -----------------------------------------------------------------------------------
 
-// timeout_ms: how long the agent may take. *count: file systems.
+// Each bounds libvirt's own timeout of the domain's agent while it runs, and leaves it at libvirt's
+// default. Errors are VS_ERROR_AGENT.
+
+// Whether an agent answers at all: who is not there need not be thawed later.
+bool vs_domain_find_agent(VsDomain *domain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// timeout_ms: how long the agent may take. *count: file systems. Where it fails the guest may have
+// frozen all the same, or may do so yet.
 bool vs_domain_freeze(VsDomain *domain, unsigned timeout_ms, unsigned *count,
                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool vs_domain_thaw(VsDomain *domain, GError **error) G_GNUC_WARN_UNUSED_RESULT;

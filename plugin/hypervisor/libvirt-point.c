@@ -10,7 +10,7 @@
 #include "qmp/block.h"
 
 // How often the domain's state is asked for while its disks are read.
-#define LOOK_INTERVAL_US (500 * 1000)
+#define LOOK_INTERVAL_US (100 * 1000)
 // A connection that has been silent for so long has nothing more to say.
 #define DRAIN_QUIET_MS 200
 #define THAW_TRIES 3
@@ -109,13 +109,33 @@ checkpoint_xml(const VsLibvirtDriver *driver, const VsInstance *instance)
 
 // The point in time -----------------------------------------------------------------------------
 
+// Also behind another failure, since somebody has to look at the guest.
+static bool
+thaw(VsLibvirtDriver *driver, const VsPoint *point, GError **failure)
+{
+    g_autoptr(GError) frozen = NULL;
+    if (point->freeze_timeout_ms == 0)
+        return true;
+    for (int i = 0; i < THAW_TRIES; i++) {
+        g_clear_error(&frozen);
+        if (vs_domain_thaw(driver->domain, &frozen))
+            return true;
+    }
+    g_autoptr(GError) before = g_steal_pointer(failure);
+    g_set_error(failure, VS_ERROR, VS_ERROR_AGENT,
+                "the guest's file systems may be frozen still: %s%s%s%s", frozen->message,
+                before ? " (and before that: " : "", before ? before->message : "",
+                before ? ")" : "");
+    return false;
+}
+
 static bool
 freeze(VsLibvirtDriver *driver, const VsPoint *point, GError **error)
 {
     unsigned count = 0;
+    GError *failure = NULL;
     if (point->freeze_timeout_ms == 0)
         return true;
-    GError *failure = NULL;
     bool ok = vs_domain_freeze(driver->domain, point->freeze_timeout_ms, &count, &failure);
     if (ok && count == 0)
         g_set_error(&failure, VS_ERROR, VS_ERROR_AGENT,
@@ -123,37 +143,29 @@ freeze(VsLibvirtDriver *driver, const VsPoint *point, GError **error)
                     vs_domain_name(driver->domain));
     if (!failure)
         return true;
-    // It may have frozen after all, too late for us to hear of it.
-    if (!ok && !vs_domain_thaw(driver->domain, NULL))
-        g_debug("thawing after a failed freeze did not succeed either");
+    // It may have frozen after all, too late for us to hear of it: thaw() says so if that fails
+    // too.
+    if (!ok)
+        (void)!thaw(driver, point, &failure);
     g_propagate_error(error, failure);
     return false;
-}
-
-static bool
-thaw(VsLibvirtDriver *driver, const VsPoint *point, GError **error)
-{
-    if (point->freeze_timeout_ms == 0)
-        return true;
-    for (int i = 1; i < THAW_TRIES; i++)
-        if (vs_domain_thaw(driver->domain, NULL))
-            return true;
-    return vs_domain_thaw(driver->domain, error);
 }
 
 static bool
 begin_job(VsLibvirtDriver *driver, VsPoint *point, const char *backup, const char *checkpoint,
           GError **error)
 {
+    if (point->freeze_timeout_ms > 0 && !vs_domain_find_agent(driver->domain, error))
+        return false;
+    int64_t from_us = g_get_monotonic_time();
     if (!freeze(driver, point, error))
         return false;
     GError *failure = NULL;
-    int64_t from_us = g_get_monotonic_time();
     point->at_us = g_get_real_time();
     // Unless libvirt says so it may have begun all the same; whether it did, the undoing finds out.
     driver->has_job = true;
     bool ok = vs_domain_backup_begin(driver->domain, backup, checkpoint, &failure);
-    bool thawed = thaw(driver, point, ok ? &failure : NULL);
+    bool thawed = thaw(driver, point, &failure);
     point->frozen_us = point->freeze_timeout_ms ? g_get_monotonic_time() - from_us : 0;
     if (ok && thawed)
         return true;

@@ -44,10 +44,15 @@ vs_qmp_driver_freeze(VsQmpDriver *driver, unsigned timeout_ms, GCancellable *can
                                     "the guest agent found no file system to freeze");
     if (!cause)
         return true;
+    // It may have frozen after all, too late for us to hear of it.
     g_autoptr(GError) frozen = NULL;
-    if (!vs_qmp_driver_thaw(driver, &frozen))
-        g_debug("after a failed freeze: %s", frozen->message);
-    return set_agent_error(driver, cause, error);
+    if (vs_qmp_driver_thaw(driver, &frozen))
+        return set_agent_error(driver, cause, error);
+    // Also where this was cancelled: somebody has to look at the guest.
+    g_set_error(error, VS_ERROR, VS_ERROR_AGENT, "%s (and before that: %s)", frozen->message,
+                cause->message);
+    g_error_free(cause);
+    return false;
 }
 
 bool
