@@ -62,6 +62,20 @@ controllers_xml(const std::vector<LibvirtDisk> &disks)
     return xml;
 }
 
+std::string
+initramfs(const LibvirtDomainOptions &options)
+{
+    return guest_initramfs() + (options.agent_filesystem.empty() ? "" : "-agent");
+}
+
+std::string
+channel_xml(const std::string &socket)
+{
+    return "<channel type='unix'>" +
+           (socket.empty() ? "" : "<source mode='connect' path='" + socket + "'/>") +
+           "<target type='virtio' name='org.qemu.guest_agent.0'/></channel>\n";
+}
+
 } // namespace
 
 LibvirtDomain::LibvirtDomain(LibvirtDaemon &daemon, LibvirtDomainOptions options)
@@ -73,7 +87,7 @@ LibvirtDomain::LibvirtDomain(LibvirtDaemon &daemon, LibvirtDomainOptions options
     if (!options_.guest)
         return;
     // Copies, because the build directory need not be open to QEMU's user.
-    for (const std::string &path : {guest_kernel(), guest_initramfs()})
+    for (const std::string &path : {guest_kernel(), initramfs(options_)})
         std::filesystem::copy_file(path,
                                    daemon_.file(std::filesystem::path(path).filename().string()),
                                    std::filesystem::copy_options::skip_existing);
@@ -110,16 +124,17 @@ LibvirtDomain::definition() const
 
     if (options_.guest)
         xml += "<kernel>" + daemon_.file("kernel") + "</kernel><initrd>" +
-               daemon_.file("initramfs") + "</initrd><cmdline>" +
-               guest_command_line(*options_.guest) + "</cmdline>";
+               daemon_.file(std::filesystem::path(initramfs(options_)).filename().string()) +
+               "</initrd><cmdline>" + guest_command_line(*options_.guest) +
+               (options_.agent_filesystem.empty() ? "" : " agent.fs=" + options_.agent_filesystem) +
+               "</cmdline>";
     xml += "</os>\n<devices>\n" + controllers_xml(options_.disks);
     for (const LibvirtDisk &disk : options_.disks)
         xml += disk_xml(disk);
     if (options_.guest)
         xml += "<serial type='file'><source path='" + console_.path() + "'/></serial>\n";
     if (options_.agent)
-        xml += "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/>"
-               "</channel>\n";
+        xml += channel_xml(options_.agent_socket);
     xml += "<memballoon model='none'/>\n</devices>\n";
     if (options_.monitor)
         xml += "<qemu:commandline><qemu:arg value='-qmp'/><qemu:arg value='unix:" + monitor_path() +

@@ -38,6 +38,11 @@ struct LibvirtDomainOptions {
     bool monitor = true;
     std::optional<WriterOptions> guest; // boots the test guest with its writer
     bool agent = false;                 // a channel for qemu-guest-agent
+    // With both: the guest runs the agent, and writes files on the ext4 on this disk, as /dev/vdc.
+    std::string agent_filesystem;
+    // Where a test listens, with place for QEMU's user: QEMU and then libvirt connect to it, and it
+    // stands between them. Empty: QEMU listens, at a place of libvirt's.
+    std::string agent_socket;
 };
 
 class LibvirtDomain
