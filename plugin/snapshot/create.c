@@ -21,7 +21,7 @@ typedef struct {
     GPtrArray *manifests; // VsManifest *, the plan's
     GPtrArray *warnings;  // char *
     char *group;
-    const char *distrust; // why bitmaps are not believed this time, NULL: they are
+    GHashTable *distrusted; // borrowed: disks' ids → why their bitmaps are not believed
 } Create;
 
 static void
@@ -122,7 +122,7 @@ make_plan(Create *create, GError **error)
     create->group = chosen->len > 1 ? vs_id_new("ssg-") : NULL;
     VsPlanContext context = {instance, create->request,
                              vs_repository_id(create->engine->repository), create->group,
-                             create->distrust};
+                             create->distrusted};
     for (unsigned i = 0; i < chosen->len; i++)
         if (!plan_disk(create, &context, g_ptr_array_index(chosen, i), error))
             return false;
@@ -421,17 +421,38 @@ create_init(Create *create, const VsEngine *engine, const VsCreateRequest *reque
     create->warnings = g_ptr_array_new_with_free_func(g_free);
 }
 
+// Notes which bitmaps have proved wrong; where that isn't known, those of all disks.
+static void
+note_distrust(Create *create, const GError *failure)
+{
+    bool is_known = false;
+    for (unsigned i = 0; i < create->plan->len; i++)
+        is_known |= ((VsPlanDisk *)g_ptr_array_index(create->plan, i))->distrust != NULL;
+    for (unsigned i = 0; i < create->plan->len; i++) {
+        const VsPlanDisk *plan = g_ptr_array_index(create->plan, i);
+        if (plan->distrust || !is_known)
+            g_hash_table_insert(create->distrusted, g_strdup(plan->disk->id),
+                                g_strdup(plan->distrust ? plan->distrust : failure->message));
+    }
+}
+
 static VsCreateResult *
-attempt(const VsEngine *engine, const VsCreateRequest *request, const char *distrust,
+attempt(const VsEngine *engine, const VsCreateRequest *request, GHashTable *distrusted,
         GError **error)
 {
     g_auto(Create) create;
     create_init(&create, engine, request);
-    create.distrust = distrust;
-    if (!vs_session_open(&create.session, engine, request->instance, true, error) ||
-        !make_plan(&create, error) || !tidy(&create, false, error) || !run(&create, error))
-        return NULL;
-    return make_result(&create, error);
+    create.distrusted = distrusted;
+    GError *failure = NULL;
+    VsCreateResult *result = NULL;
+    if (vs_session_open(&create.session, engine, request->instance, true, &failure) &&
+        make_plan(&create, &failure) && tidy(&create, false, &failure) && run(&create, &failure))
+        result = make_result(&create, &failure);
+    if (g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED))
+        note_distrust(&create, failure);
+    if (failure)
+        g_propagate_error(error, failure);
+    return result;
 }
 
 VsCreateResult *
@@ -440,14 +461,21 @@ vs_engine_create(const VsEngine *engine, const VsCreateRequest *request, GError 
     if (!vs_repository_lock(engine->repository, VS_REPOSITORY_SHARED, REPOSITORY_LOCK_TIMEOUT_MS,
                             error))
         return NULL;
-    GError *failure = NULL;
-    VsCreateResult *result = attempt(engine, request, NULL, &failure);
-    // A bitmap that proved wrong at or after the point in time: a new one, read in full.
-    if (g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED)) {
-        g_autoptr(GError) distrust = g_steal_pointer(&failure);
-        result = attempt(engine, request, distrust->message, &failure);
+    g_autoptr(GHashTable) distrusted =
+        g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    // Where bitmaps prove wrong at or after the point in time there is a new one, and these disks
+    // are read in full; each attempt must have found another.
+    for (;;) {
+        GError *failure = NULL;
+        unsigned known = g_hash_table_size(distrusted);
+        VsCreateResult *result = attempt(engine, request, distrusted, &failure);
+        if (!failure)
+            return result;
+        if (!g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED) ||
+            g_hash_table_size(distrusted) == known) {
+            g_propagate_error(error, failure);
+            return NULL;
+        }
+        g_error_free(failure);
     }
-    if (failure)
-        g_propagate_error(error, failure);
-    return result;
 }

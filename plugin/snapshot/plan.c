@@ -14,6 +14,7 @@ vs_plan_disk_free(VsPlanDisk *disk)
         return;
     vs_manifest_free(disk->base);
     vs_manifest_free(disk->manifest);
+    g_free(disk->distrust);
     g_free(disk);
 }
 
@@ -129,7 +130,9 @@ find_reason(const VsPlanContext *context, const VsDisk *disk, const VsBase *base
     if (context->request->full && base->manifest)
         return g_strdup("a full read was asked for");
     char *reason = vs_plan_full_reason(disk, base);
-    return reason ? reason : g_strdup(context->distrust);
+    if (!reason && context->distrusted)
+        reason = g_strdup(g_hash_table_lookup(context->distrusted, disk->id));
+    return reason;
 }
 
 // QEMU stages what the bitmap says, which leaves a new end out.

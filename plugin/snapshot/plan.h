@@ -25,6 +25,7 @@ typedef struct {
     bool incremental;     // read only what base's bitmap says
     bool needs_witness;   // nothing else tells whether the disk has been shorter meanwhile
     bool staged;
+    char *distrust; // why its bitmap proved wrong while it was read; NULL: it did not
 } VsPlanDisk;
 void vs_plan_disk_free(VsPlanDisk *disk);
 
@@ -40,7 +41,8 @@ typedef struct {
     const VsCreateRequest *request;
     const char *repository_id; // names the bitmaps
     const char *group;         // NULL: a single disk
-    const char *distrust;      // why no bitmap is believed, NULL: they are
+    GHashTable *distrusted; // char *: ids of disks whose bitmaps are not believed → char *: why;
+                            // NULL: none
 } VsPlanContext;
 
 // The plan for one disk. base's manifest is taken.

@@ -8,7 +8,7 @@
 // How often the main loop looks at progress, cancellation and the state of the point in time.
 #define TICK_MS 100u
 // How long after a failure to look whether QEMU has ended.
-#define LOSS_WAIT_MS 200u
+#define LOSS_WAIT_MS 1000u
 // How often other processes get to see progress.
 #define PUBLISH_US (400 * 1000)
 
@@ -229,7 +229,7 @@ static bool
 check_bitmap(Transfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
-    const VsPlanDisk *plan = plan_of(transfer, index);
+    VsPlanDisk *plan = plan_of(transfer, index);
     VsRepository *repository = transfer->job->engine->repository;
     uint64_t size = plan->base->virtual_size_bytes;
     VsTree tree = {plan->base->root, vs_repository_chunk_count(repository, size)};
@@ -243,9 +243,10 @@ check_bitmap(Transfer *transfer, unsigned index, GError **error)
     if (vs_pull_check(disk->pull, staged ? image : disk->pull, &witness, disk->options.dirty_from,
                       &cause))
         return true;
-    if (g_error_matches(cause, VS_PULL_ERROR, VS_PULL_ERROR_DISTRUSTED))
+    if (g_error_matches(cause, VS_PULL_ERROR, VS_PULL_ERROR_DISTRUSTED)) {
         g_set_error_literal(error, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED, cause->message);
-    else
+        plan->distrust = g_strdup(cause->message);
+    } else
         g_propagate_prefixed_error(error, g_error_copy(cause), "disk '%s': ", plan->disk->target);
     g_error_free(cause);
     return false;

@@ -183,11 +183,15 @@ class Plan : public FullReason
     VsPlanDisk *
     plan(const char *group = nullptr, const char *distrust = nullptr)
     {
-        VsPlanContext context = {instance_, &request_, "r-aaaaaaaaaaaaaaaaaaaa", group, distrust};
+        GHashTable *distrusted = g_hash_table_new(g_str_hash, g_str_equal);
+        if (distrust)
+            g_hash_table_insert(distrusted, disk_->id, const_cast<char *>(distrust));
+        VsPlanContext context = {instance_, &request_, "r-aaaaaaaaaaaaaaaaaaaa", group, distrusted};
         VsBase base = {};
         base.manifest = vs_manifest_copy(base_);
         plans_.push_back(vs_plan_disk(&context, disk_, &base));
         vs_base_clear(&base);
+        g_hash_table_unref(distrusted);
         return plans_.back();
     }
     // The plans made so far, as one request's.
@@ -235,6 +239,9 @@ TEST_F(Plan, ReadsInFullWhatIsDistrusted)
     VsPlanDisk *distrusted = plan(nullptr, "the bitmap proved wrong");
     EXPECT_FALSE(distrusted->incremental);
     EXPECT_STREQ(distrusted->manifest->mode_reason, "the bitmap proved wrong");
+    g_free(disk_->id);
+    disk_->id = g_strdup("d-bbbbbbbbbbbbbbbbbbbb");
+    EXPECT_TRUE(plan()->incremental);
 }
 
 TEST_F(Plan, StagesDisksOnAnIothreadUnlessLiveIsAskedFor)
