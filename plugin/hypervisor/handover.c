@@ -45,23 +45,44 @@ shared_mode(void)
     return geteuid() == 0 ? 01777 : 0700;
 }
 
+// A sweep of somebody else may take a folder for a dead one's before it is locked.
+#define MAKE_TRIES 3
+
+static int
+make_locked(const char *pattern, char **path)
+{
+    int lock = -1;
+    for (int i = 0; i < MAKE_TRIES && lock < 0; i++) {
+        g_free(*path);
+        *path = g_strdup(pattern);
+        if (!g_mkdtemp(*path))
+            return -1;
+        struct stat status;
+        lock = lock_folder(*path);
+        if (lock >= 0 && (fstat(lock, &status) < 0 || status.st_nlink == 0)) {
+            close(lock);
+            lock = -1;
+        }
+    }
+    return lock;
+}
+
 VsHandover *
 vs_handover_new(const char *parent, const char *label, GError **error)
 {
     g_autoptr(VsHandover) handover = g_new0(VsHandover, 1);
-    handover->lock = -1;
     g_autofree char *name = g_strconcat(PREFIX, label, ".XXXXXX", NULL);
-    handover->outer = g_build_filename(parent, name, NULL);
-    if (!g_mkdtemp(handover->outer)) {
-        set_error("creating a folder like", handover->outer, error);
+    g_autofree char *pattern = g_build_filename(parent, name, NULL);
+    handover->lock = make_locked(pattern, &handover->outer);
+    if (handover->lock < 0) {
+        set_error("creating a folder like", pattern, error);
         g_clear_pointer(&handover->outer, g_free);
         return NULL;
     }
-    handover->lock = lock_folder(handover->outer);
     g_autofree char *inner = random_name();
     handover->inner = g_build_filename(handover->outer, inner, NULL);
-    if (handover->lock < 0 || mkdir(handover->inner, 0700) < 0 ||
-        chmod(handover->inner, shared_mode()) < 0 || chmod(handover->outer, 0711) < 0) {
+    if (mkdir(handover->inner, 0700) < 0 || chmod(handover->inner, shared_mode()) < 0 ||
+        chmod(handover->outer, 0711) < 0) {
         set_error("preparing the folder", handover->outer, error);
         return NULL;
     }

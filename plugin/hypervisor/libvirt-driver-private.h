@@ -6,7 +6,7 @@
 //   checkpoint, and bitmap on each qcow2 disk   virtsnap.<repository>.<group or snapshot>
 //   scratch (pull) or target (push) of a disk   <scratch folder>/virtsnap.<repository>.<instance>.…
 //                                               /…/<snapshot>, unlinked as soon as QEMU has it
-//   NBD socket (pull)                           <temporary folder>/virtsnap.<instance>.…/…/nbd
+//   NBD socket (pull; the folder always)        <temporary folder>/virtsnap.<instance>.…/…/nbd
 //   exports (pull)                              <snapshot>; incremental: with the bitmap "dirty"
 //
 // The handover folders are locked while their maker lives: by the job's scratch file recovery tells

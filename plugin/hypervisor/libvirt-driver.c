@@ -172,7 +172,7 @@ static void
 sweep(VsLibvirtDriver *driver)
 {
     bool found = vs_handover_sweep(vs_scratch_default_folder(), driver->label);
-    vs_handover_sweep(g_get_tmp_dir(), driver->short_label);
+    found |= vs_handover_sweep(g_get_tmp_dir(), driver->short_label);
     g_autoptr(GError) error = NULL;
     if (found && !vs_domain_thaw(driver->domain, &error))
         g_debug("after a leftover: %s", error->message);

@@ -17,25 +17,24 @@
 
 // Before the point in time ----------------------------------------------------------------------
 
+// The socket's folder is also what tells after our death that we had begun: it is made for push,
+// too, since nobody remembers which scratch folder was asked for.
 static bool
 make_folders(VsLibvirtDriver *driver, const VsPoint *point, GError **error)
 {
     const char *parent =
         point->scratch.folder ? point->scratch.folder : vs_scratch_default_folder();
+    vs_handover_sweep(parent, driver->label);
+    driver->socket_folder = vs_handover_new(g_get_tmp_dir(), driver->short_label, error);
+    if (!driver->socket_folder)
+        return false;
     driver->scratch_folder = vs_handover_new(parent, driver->label, error);
     if (!driver->scratch_folder)
         return false;
-    if (!driver->is_push) {
-        driver->socket_folder = vs_handover_new(g_get_tmp_dir(), driver->short_label, error);
-        if (!driver->socket_folder)
-            return false;
-    }
     uid_t user;
     gid_t group;
-    if (!vs_domain_owner(driver->domain, &user, &group))
-        return true;
-    return vs_handover_give_to(driver->scratch_folder, user, group, error) &&
-           (!driver->socket_folder ||
+    return !vs_domain_owner(driver->domain, &user, &group) ||
+           (vs_handover_give_to(driver->scratch_folder, user, group, error) &&
             vs_handover_give_to(driver->socket_folder, user, group, error));
 }
 
@@ -84,7 +83,7 @@ backup_xml(const VsLibvirtDriver *driver, const VsInstance *instance)
     g_autoptr(VsBackupXml) backup = g_new0(VsBackupXml, 1);
     backup->push = driver->is_push;
     backup->disks = g_ptr_array_new_with_free_func((GDestroyNotify)vs_backup_disk_free);
-    if (driver->socket_folder)
+    if (!driver->is_push)
         backup->socket = g_build_filename(driver->socket_folder->inner, VS_LIBVIRT_SOCKET, NULL);
     for (unsigned i = 0; i < driver->capture_count; i++)
         g_ptr_array_add(backup->disks, backup_disk(driver, driver->captures[i].disk));
@@ -123,8 +122,8 @@ thaw(VsLibvirtDriver *driver, const VsPoint *point, GError **failure)
     }
     g_autoptr(GError) before = g_steal_pointer(failure);
     g_set_error(failure, VS_ERROR, VS_ERROR_AGENT,
-                "the guest's file systems may be frozen still: %s%s%s%s", frozen->message,
-                before ? " (and before that: " : "", before ? before->message : "",
+                "the guest's file systems may be frozen still (`virsh domfsthaw`): %s%s%s%s",
+                frozen->message, before ? " (and before that: " : "", before ? before->message : "",
                 before ? ")" : "");
     return false;
 }

@@ -227,7 +227,12 @@ start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **e
     // Not cancellable: whether it took place must be known.
     point->at_us = g_get_real_time();
     bool ok = run_transaction(driver, transaction, error);
-    bool thawed = vs_qmp_driver_thaw(driver, ok ? error : NULL);
+    g_autoptr(GError) frozen = NULL;
+    bool thawed = vs_qmp_driver_thaw(driver, &frozen);
+    if (!thawed && ok)
+        g_propagate_error(error, g_steal_pointer(&frozen));
+    else if (!thawed)
+        g_prefix_error(error, "(and %s) ", frozen->message);
     point->frozen_us = point->freeze_timeout_ms ? g_get_monotonic_time() - from_us : 0;
     return ok && thawed;
 }
