@@ -21,6 +21,7 @@ typedef struct {
     char *scratch_dir;
     char *scratch_size;
 
+    char *absolute_scratch_dir; // QEMU has another working directory
     GHashTable *tag_table;
 } Given;
 
@@ -36,6 +37,7 @@ given_clear(Given *given)
     g_free(given->speed_limit);
     g_free(given->scratch_dir);
     g_free(given->scratch_size);
+    g_free(given->absolute_scratch_dir);
     g_clear_pointer(&given->tag_table, g_hash_table_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Given, given_clear)
@@ -73,8 +75,10 @@ make_request(Given *given, const char *instance, VsCreateRequest *request, GErro
                                  .disks = (const char *const *)given->disks,
                                  .name = given->name,
                                  .quiesce = given->quiesce,
-                                 .full = given->full,
-                                 .scratch_dir = given->scratch_dir};
+                                 .full = given->full};
+    if (given->scratch_dir != NULL && *given->scratch_dir != '\0')
+        given->absolute_scratch_dir = g_canonicalize_filename(given->scratch_dir, NULL);
+    request->scratch_dir = given->absolute_scratch_dir;
     if (given->description != NULL && *given->description != '\0')
         request->description = given->description;
     if ((given->name != NULL && !vs_validate_name(given->name, error)) ||

@@ -362,14 +362,16 @@ vs_options_overview(const VsCommand *commands)
     for (; commands->name != NULL; commands++)
         g_string_append_printf(text, "  %-14s %s\n", commands->name, commands->summary);
     g_string_append(
-        text, "\nOptions of every command:\n"
-              "  --repo DIR           The repository\n"
-              "  --connect URI        libvirt's URI\n"
-              "  --output table|json  How to answer\n"
-              "  --quiet              No progress, no warnings\n"
-              "  -h, --help           Show a command's help\n"
-              "  -V, --version        Show the version\n\n"
-              "INSTANCE is qmp:SOCKET, the socket of a running QEMU's monitor. ID is a snapshot's\n"
-              "(s-...), GROUP that of a consistent group (ssg-...); `virtsnap list` shows both.\n");
+        text,
+        "\nOptions of every command:\n"
+        "  --repo DIR           The repository\n"
+        "  --connect URI        libvirt's URI (default: $LIBVIRT_DEFAULT_URI, else libvirt's own)\n"
+        "  --output table|json  How to answer\n"
+        "  --quiet              No progress, no warnings\n"
+        "  -h, --help           Show a command's help\n"
+        "  -V, --version        Show the version\n\n"
+        "INSTANCE is a libvirt domain (name or UUID), qmp:SOCKET (a running QEMU's monitor) or\n"
+        "file:PATH (an image that no instance has now). ID is a snapshot's (s-...), GROUP that\n"
+        "of a consistent group (ssg-...); `virtsnap list` shows both.\n");
     return g_string_free(text, FALSE);
 }

@@ -61,16 +61,23 @@ find_bitmaps(VsLibvirtDriver *driver, const VsInstance *instance, GError **error
     return true;
 }
 
-// What a stranger's backup job is known by.
+// Why the domain can't be snapshotted now, where a job of libvirt's keeps it.
 static char *
-describe_backup(VsLibvirtDriver *driver)
+describe_job(VsLibvirtDriver *driver, const VsDomainJob *job)
 {
     g_autofree char *xml = vs_domain_backup_xml(driver->domain, NULL);
     g_autoptr(VsBackupXml) backup = xml ? vs_backup_xml_parse(xml, NULL) : NULL;
     const VsBackupDisk *first =
         backup && backup->disks->len > 0 ? g_ptr_array_index(backup->disks, 0) : NULL;
-    const char *place = backup && backup->socket ? backup->socket : first ? first->scratch : NULL;
-    return place ? g_strdup_printf(" (it uses '%s')", place) : g_strdup("");
+    const char *scratch = first ? first->scratch : NULL;
+    if (scratch && vs_handover_has(scratch, driver->label))
+        return g_strdup(vs_handover_is_held(scratch)
+                            ? "a snapshot of it is in progress"
+                            : "a snapshot that died has left its job; the next create ends it");
+    const char *place = backup && backup->socket ? backup->socket : scratch;
+    return place ? g_strdup_printf("the domain is busy with %s of something else (it uses '%s')",
+                                   job->operation, place)
+                 : g_strdup_printf("the domain is busy with %s", job->operation);
 }
 
 static bool
@@ -79,16 +86,14 @@ find_jobs(VsLibvirtDriver *driver, const VsInstance *instance, GError **error)
     VsDomainJob job;
     if (!vs_domain_job(driver->domain, &job, error))
         return false;
-    g_autofree char *backup = job.is_active ? describe_backup(driver) : NULL;
+    g_autofree char *reason = job.is_active ? describe_job(driver, &job) : NULL;
     for (unsigned i = 0; i < instance->disks->len; i++) {
         VsDisk *disk = g_ptr_array_index(instance->disks, i);
         const char *block_job = vs_domain_block_job(driver->domain, disk->target);
         if (disk->unavailable)
             continue;
-        if (job.is_active)
-            disk->unavailable = g_strdup_printf("the domain is busy with %s that virtsnap has not "
-                                                "begun%s",
-                                                job.operation, backup);
+        if (reason)
+            disk->unavailable = g_strdup(reason);
         else if (block_job)
             disk->unavailable = g_strdup_printf("%s of libvirt is active on it", block_job);
     }

@@ -32,7 +32,7 @@ const char *
 vs_scratch_default_folder(void)
 {
     const char *configured = g_getenv("TMPDIR");
-    return configured ? configured : "/var/tmp";
+    return configured && g_path_is_absolute(configured) ? configured : "/var/tmp";
 }
 
 // Takes the descriptor, which may be the error that opening it gave.

@@ -92,8 +92,10 @@ open_reach(VsSession *session, const VsEngine *engine, bool exclusive, GError **
     // An image alone has no lock but its disk's.
     if (exclusive && reach->instance_id) {
         session->lock = vs_catalogue_lock_instance(engine->catalogue, reach->instance_id, error);
-        if (session->lock < 0)
+        if (session->lock < 0) {
+            g_prefix_error(error, "%s: ", reach->name);
             return false;
+        }
     }
     session->driver =
         vs_reach_open(reach, vs_repository_id(engine->repository), engine->cancellable, error);

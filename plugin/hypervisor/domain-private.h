@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// What the files of VsDomain share. Not for others.
+#pragma once
+
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+
+#include "plugin/hypervisor/domain.h"
+
+G_BEGIN_DECLS
+
+struct _VsDomain {
+    char *uri; // NULL: libvirt's default
+    virConnectPtr connection;
+    virDomainPtr handle;
+    char *name;
+    char uuid[VIR_UUID_STRING_BUFLEN];
+    virErrorPtr failure; // of the last call that failed: asking whether the connection is alive
+                         // makes libvirt forget it
+    bool is_given_up;    // libvirt has not come back in time: no longer waited for
+};
+
+// Sets error from what libvirt last complained of.
+void vs_domain_set_error(const VsDomain *domain, const char *operation, GError **error);
+// Its code (VIR_ERR_…).
+int vs_domain_last_code(const VsDomain *domain);
+// What libvirt says in a line of its own.
+char *vs_domain_flatten(const char *text) G_GNUC_WARN_UNUSED_RESULT;
+
+// Whether the call that has just failed is worth another try: the connection was gone, and is there
+// again within timeout_ms (0: one try).
+bool vs_domain_can_retry(VsDomain *domain, unsigned timeout_ms);
+
+// A domain without a handle is fine: libvirt's functions refuse NULL with an error.
+#define WITH_RETRY(result, failed, call)                                                           \
+    do {                                                                                           \
+        (result) = (call);                                                                         \
+        if ((failed) && vs_domain_can_retry(domain, VS_DOMAIN_RECONNECT_MS))                       \
+            (result) = (call);                                                                     \
+    } while (0)
+
+G_END_DECLS
