@@ -190,10 +190,10 @@ TEST_F(LibvirtQuiesce, ThawThatIsNotAnsweredFailsTheSnapshot)
 {
     boot_with_proxy();
     proxy_->hold(kThaw);
-    expect_refused(
-        run_create({"--quiesce"}), "QuiesceFailed",
-        "may be frozen still: domain 'vm': having its guest agent thaw the file systems: "
-        "Guest agent");
+    expect_refused(run_create({"--quiesce"}), "QuiesceFailed",
+                   "may be frozen still (`virsh domfsthaw`): domain 'vm': having its guest agent "
+                   "thaw the file systems: "
+                   "Guest agent");
     EXPECT_EQ(proxy_->count(kFreeze), 1u);
     expect_files_go_on();
 }
