@@ -7,10 +7,10 @@
 #include "qmp/block.h"
 
 static GPtrArray *
-load_checkpoints(VsDomain *domain, const char *repository_id, GError **error)
+load_checkpoints(VsDomain *domain, const char *repository_id, bool with_size, GError **error)
 {
     g_autofree char *prefix = vs_libvirt_prefix(repository_id);
-    g_autoptr(GPtrArray) texts = vs_domain_checkpoints(domain, prefix, false, error);
+    g_autoptr(GPtrArray) texts = vs_domain_checkpoints(domain, prefix, with_size, error);
     if (!texts)
         return NULL;
     GPtrArray *checkpoints = g_ptr_array_new_with_free_func((GDestroyNotify)vs_checkpoint_xml_free);
@@ -95,7 +95,7 @@ bool
 vs_libvirt_sync_checkpoints(VsDomain *domain, const char *repository_id, const VsInstance *instance,
                             const VsKeptBitmap *kept, unsigned count, GError **error)
 {
-    g_autoptr(GPtrArray) checkpoints = load_checkpoints(domain, repository_id, error);
+    g_autoptr(GPtrArray) checkpoints = load_checkpoints(domain, repository_id, false, error);
     if (!checkpoints)
         return false;
     VsDomainState state;
@@ -118,25 +118,27 @@ is_companion(const char *name)
 }
 
 static bool
-is_in_a_checkpoint(const GPtrArray *checkpoints, const VsDisk *disk)
+has_sound_checkpoint(const GPtrArray *checkpoints, const VsDisk *disk)
 {
     for (unsigned i = 0; i < checkpoints->len; i++) {
         const VsCheckpointXml *checkpoint = g_ptr_array_index(checkpoints, i);
-        for (unsigned j = 0; j < checkpoint->disks->len; j++)
-            if (g_str_equal(((VsCheckpointDisk *)g_ptr_array_index(checkpoint->disks, j))->target,
-                            disk->target))
+        for (unsigned j = 0; j < checkpoint->disks->len; j++) {
+            const VsCheckpointDisk *entry = g_ptr_array_index(checkpoint->disks, j);
+            if (entry->has_size && g_str_equal(entry->target, disk->target))
                 return true;
+        }
     }
     return false;
 }
 
 // names: char * → GPtrArray of char *: the disks that have a bitmap of that name. A disk that has a
-// checkpoint of ours has its bitmap.
+// checkpoint of ours with a sound bitmap needs no other; one that has been elsewhere (migrated) may
+// have checkpoints whose bitmaps are gone.
 static void
 collect(GHashTable *names, const GPtrArray *checkpoints, const char *repository_id,
         const VsDisk *disk)
 {
-    if (!disk->can_track || disk->unavailable || is_in_a_checkpoint(checkpoints, disk))
+    if (!disk->can_track || disk->unavailable || has_sound_checkpoint(checkpoints, disk))
         return;
     g_autoptr(GPtrArray) chain = vs_image_info_run(disk->source, disk->format, NULL, NULL);
     const VsImageInfo *info = chain ? g_ptr_array_index(chain, 0) : NULL;
@@ -159,7 +161,7 @@ collect(GHashTable *names, const GPtrArray *checkpoints, const char *repository_
 void
 vs_libvirt_adopt_bitmaps(VsDomain *domain, const char *repository_id, const VsInstance *instance)
 {
-    g_autoptr(GPtrArray) checkpoints = load_checkpoints(domain, repository_id, NULL);
+    g_autoptr(GPtrArray) checkpoints = load_checkpoints(domain, repository_id, true, NULL);
     g_autoptr(GHashTable) names =
         g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
     for (unsigned i = 0; checkpoints && i < instance->disks->len; i++)

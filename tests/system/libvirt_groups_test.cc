@@ -112,6 +112,34 @@ TEST_F(LibvirtGroups, OneDiskOnAnIothreadKeepsTheWriteOrderToo)
     expect_unharmed();
 }
 
+// From one libvirtd to another, with the images on storage that both have, while the guest writes.
+TEST_F(LibvirtGroups, MigratedDomainCanBeMigratedAndKeepsItsChain)
+{
+    boot(false);
+    take_groups(2, {});
+    LibvirtDaemon other(dir_, "l2");
+    const Virtsnap there(dir_.file("repo"), other.uri());
+    const auto migrate = [](const LibvirtDaemon &from, const LibvirtDaemon &to) {
+        from.must_virsh({"migrate", "--live", "--unsafe", "--p2p", "vm", to.uri(),
+                         "unix://" + to.file("migration")});
+    };
+    migrate(daemon_, other);
+    EXPECT_FALSE(domain_->is_running());
+    for (int group = 0; group < 2; group++) {
+        const Json result = there.json({"create", "vm"});
+        for (const Json &snapshot : result["snapshots"].items())
+            EXPECT_EQ(snapshot["mode"].text(), "incremental") << snapshot.dump();
+        expect_order(result["group"].text());
+    }
+    migrate(other, daemon_);
+    EXPECT_TRUE(domain_->is_running());
+    const Json result = virtsnap_.json({"create", "vm"});
+    for (const Json &snapshot : result["snapshots"].items())
+        EXPECT_EQ(snapshot["mode"].text(), "incremental") << snapshot.dump();
+    expect_order(result["group"].text());
+    EXPECT_FALSE(domain_->is_tainted());
+}
+
 } // namespace
 
 VS_TEST_MAIN("qemu", "libvirt", "guest");
