@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Snapshots of a running libvirt domain, beside what virsh does to it.
+#include <map>
 #include <sstream>
 
 #include "tests/integration/libvirt_fixture.h"
@@ -280,25 +281,29 @@ TEST_F(LibvirtCreate, ADiskNamedTwiceOrUnknownIsRefused)
 
 TEST_F(LibvirtCreate, TheDefinitionAndTheFilesItPointsToAreKept)
 {
-    for (const std::string name : {"kernel", "initrd"})
+    for (const std::string name : {"kernel", "initrd", "nvram", "firmware"})
         std::ofstream(daemon_.file("test-" + name)) << "the " + name;
     add_disk("vda", kSizeB);
     define();
     redefine("</os>", "<kernel>" + daemon_.file("test-kernel") + "</kernel><initrd>" +
-                          daemon_.file("test-initrd") + "</initrd></os>");
-    // It stays off: no QEMU takes such a kernel.
+                          daemon_.file("test-initrd") +
+                          "</initrd><loader readonly='yes' type='pflash'>" +
+                          daemon_.file("test-firmware") + "</loader><nvram>" +
+                          daemon_.file("test-nvram") + "</nvram></os>");
+    // It stays off: no QEMU takes such a kernel. The firmware is the host's, and no part of it.
     const Json snapshots = create();
     const Json kept = manifest(snapshots[0]["id"].text());
     const std::string definition = kept["instance_definition"].text();
     EXPECT_NE(definition.find("<name>vm</name>"), std::string::npos) << kept.dump();
     EXPECT_NE(definition.find(daemon_.file("test-initrd")), std::string::npos) << definition;
     EXPECT_EQ(definition.find("<alias "), std::string::npos) << "not the inactive one";
-    std::vector<std::string> files;
+    std::map<std::string, std::string> files;
     for (const Json &file : kept["files"].items())
-        files.push_back(file.dump());
-    ASSERT_EQ(files.size(), 2u) << kept.dump();
-    EXPECT_NE(files[0].find("test-kernel"), std::string::npos) << files[0];
-    EXPECT_NE(files[1].find("test-initrd"), std::string::npos) << files[1];
+        files[file["role"].text()] = file["path"].text();
+    EXPECT_EQ(files, (std::map<std::string, std::string>{{"kernel", daemon_.file("test-kernel")},
+                                                         {"initrd", daemon_.file("test-initrd")},
+                                                         {"nvram", daemon_.file("test-nvram")}}))
+        << kept.dump();
 }
 
 TEST_F(LibvirtCreate, ARunningDomainsInactiveDefinitionIsKept)
