@@ -197,7 +197,7 @@ vs_handover_has(const char *path, const char *label)
 {
     g_autofree char *outer = outer_of(path);
     g_autofree char *name = g_path_get_basename(outer);
-    g_autofree char *prefix = g_strconcat(PREFIX, label, ".", NULL);
+    g_autofree char *prefix = g_strconcat(PREFIX, label, label ? "." : NULL, NULL);
     return g_str_has_prefix(name, prefix);
 }
 

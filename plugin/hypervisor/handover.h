@@ -42,7 +42,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsHandover, vs_handover_free)
 
 // Removes the folders with that label whose maker is dead; whether there were any.
 bool vs_handover_sweep(const char *parent, const char *label);
-// Whether the file at path lies in such a folder (of that label) ...
+// Whether the file at path lies in such a folder (of that label; NULL: of any) ...
 bool vs_handover_has(const char *path, const char *label);
 // ... and its maker lives.
 bool vs_handover_is_held(const char *path);

@@ -74,6 +74,11 @@ describe_job(VsLibvirtDriver *driver, const VsDomainJob *job)
         return g_strdup(vs_handover_is_held(scratch)
                             ? "a snapshot of it is in progress"
                             : "a snapshot that died has left its job; the next create ends it");
+    if (scratch && vs_handover_has(scratch, NULL))
+        return g_strdup(vs_handover_is_held(scratch)
+                            ? "a snapshot of it into another repository is in progress"
+                            : "a snapshot into another repository has died and left its job; a "
+                              "create there ends it, or `virsh domjobabort`");
     const char *place = backup && backup->socket ? backup->socket : scratch;
     return place ? g_strdup_printf("the domain is busy with %s of something else (it uses '%s')",
                                    job->operation, place)
