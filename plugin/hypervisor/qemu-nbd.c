@@ -3,11 +3,13 @@
 
 #include <string.h>
 
+// Killed, since it can miss a SIGTERM while it starts; it has nothing to put in order.
 static char **
 make_command(const char *first, const char *second, const char *third, char *image)
 {
     GPtrArray *command = g_ptr_array_new();
-    const char *const words[] = {"qemu-nbd", "--read-only", first, second, third};
+    const char *const words[] = {"setpriv",     "--pdeathsig", "KILL", "qemu-nbd",
+                                 "--read-only", first,         second, third};
     for (unsigned i = 0; i < G_N_ELEMENTS(words); i++)
         if (words[i])
             g_ptr_array_add(command, g_strdup(words[i]));

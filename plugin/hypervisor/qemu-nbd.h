@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Command lines of qemu-nbd for VsPullSource.command: it serves one connection's time and ends with
-// it.
+// it, or with the thread that started it: one that nobody ever connects to would wait for ever, and
+// keep a scratch file's space.
 #pragma once
 
 #include <glib.h>
