@@ -7,12 +7,6 @@
 #include "plugin/hypervisor/domain-private.h"
 
 #define RECONNECT_POLL_MS 100u
-// A libvirtd that hangs takes nobody along: how long opening may take, and how long it may be
-// silent during a call.
-#define OPEN_TIMEOUT_US (10 * G_USEC_PER_SEC)
-#define KEEPALIVE_S 5
-#define KEEPALIVE_COUNT 3
-#define EVENT_PAUSE_US 100000
 
 GQuark
 vs_domain_error_quark(void)
@@ -68,78 +62,17 @@ vs_domain_set_error(const VsDomain *domain, const char *operation, GError **erro
 }
 // Connections -----------------------------------------------------------------------------------
 
-// libvirt's own timers, which it needs to notice that the other side is silent.
-static gpointer
-run_events(gpointer user_data)
-{
-    for (;;)
-        if (virEventRunDefaultImpl() < 0)
-            g_usleep(EVENT_PAUSE_US);
-    return NULL;
-}
-
-static void
-start_events(void)
-{
-    static gsize is_started = 0;
-    if (!g_once_init_enter(&is_started))
-        return;
-    virSetErrorFunc(NULL, ignore_error);
-    if (virEventRegisterDefaultImpl() == 0)
-        g_thread_unref(g_thread_new("libvirt", run_events, NULL));
-    g_once_init_leave(&is_started, 1);
-}
-
-// A connection being opened, by a thread that is left behind if libvirtd does not answer.
-typedef struct {
-    char *uri;
-    virConnectPtr connection;
-    char *complaint;
-    GAsyncQueue *done;
-} Opening;
-
-static void
-opening_clear(gpointer data)
-{
-    Opening *opening = data;
-    if (opening->connection)
-        virConnectClose(opening->connection);
-    g_free(opening->uri);
-    g_free(opening->complaint);
-    g_async_queue_unref(opening->done);
-}
-
-static gpointer
-run_opening(gpointer data)
-{
-    Opening *opening = data;
-    opening->connection = virConnectOpen(opening->uri);
-    if (!opening->connection)
-        opening->complaint = vs_domain_flatten(virGetLastErrorMessage());
-    g_async_queue_push(opening->done, opening);
-    g_atomic_rc_box_release_full(opening, opening_clear);
-    return NULL;
-}
-
 static virConnectPtr
 connect_to(const char *uri, GError **error)
 {
-    start_events();
-    Opening *opening = g_atomic_rc_box_new0(Opening);
-    opening->uri = g_strdup(uri);
-    opening->done = g_async_queue_new();
-    GThread *thread = g_thread_new("connect", run_opening, g_atomic_rc_box_acquire(opening));
-    g_thread_unref(thread);
-    bool has_ended = g_async_queue_timeout_pop(opening->done, OPEN_TIMEOUT_US) != NULL;
-    virConnectPtr connection = has_ended ? g_steal_pointer(&opening->connection) : NULL;
-    if (connection && virConnectSetKeepAlive(connection, KEEPALIVE_S, KEEPALIVE_COUNT) < 0)
-        virResetLastError(); // a driver without a daemon
-    if (!connection)
-        g_set_error(error, VS_DOMAIN_ERROR, VS_DOMAIN_ERROR_CONNECT,
-                    "connecting to libvirt%s%s: %s", uri ? " at " : "", uri ? uri : "",
-                    has_ended ? opening->complaint : "it does not answer");
-    g_atomic_rc_box_release_full(opening, opening_clear);
-    return connection;
+    virSetErrorFunc(NULL, ignore_error);
+    virConnectPtr connection = virConnectOpen(uri);
+    if (connection)
+        return connection;
+    g_autofree char *text = vs_domain_flatten(virGetLastErrorMessage());
+    g_set_error(error, VS_DOMAIN_ERROR, VS_DOMAIN_ERROR_CONNECT, "connecting to libvirt%s%s: %s",
+                uri ? " at " : "", uri ? uri : "", text);
+    return NULL;
 }
 
 static void
@@ -157,8 +90,7 @@ static bool
 connect_again(VsDomain *domain)
 {
     disconnect(domain);
-    g_autoptr(GError) error = NULL;
-    domain->connection = connect_to(domain->uri, &error);
+    domain->connection = virConnectOpen(domain->uri);
     if (domain->connection)
         domain->handle = virDomainLookupByUUIDString(domain->connection, domain->uuid);
     return domain->handle != NULL;

@@ -166,6 +166,18 @@ is_listed(const xmlNode *element)
            !vs_xml_attribute_is(element, "device", "floppy") && !vs_xml_child(element, "readonly");
 }
 
+// What the guest sees where QEMU is told more than the image says of itself.
+static char *
+find_live_only(const xmlNode *element)
+{
+    const xmlNode *source = vs_xml_child(element, "source");
+    if (vs_xml_child(source, "encryption") || vs_xml_child(element, "encryption"))
+        return g_strdup("it is encrypted with a key that only its running machine has");
+    if (vs_xml_child(source, "slices"))
+        return g_strdup("it is a part of its image: it can be snapshotted while its machine runs");
+    return NULL;
+}
+
 static VsDisk *
 read_disk(const xmlNode *element, GHashTable *iothread_controllers, GError **error)
 {
@@ -184,6 +196,7 @@ read_disk(const xmlNode *element, GHashTable *iothread_controllers, GError **err
     disk->can_track = disk->persistent_bitmaps = g_str_equal(disk->format, "qcow2");
     disk->iothread = has_iothread(element) || is_on_controller_of(element, iothread_controllers);
     disk->is_shared = vs_xml_child(element, "shareable") != NULL;
+    disk->live_only = find_live_only(element);
     disk->unavailable = find_obstacle(element);
     if (!fill_chain(disk, element, error))
         return NULL;

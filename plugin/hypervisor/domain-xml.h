@@ -27,6 +27,7 @@ typedef enum {
 //                its address names
 //   is_shared    <shareable/>
 //   can_track, persistent_bitmaps   format is qcow2
+//   live_only    encrypted, or a slice of a file
 //   unavailable  why it can't be captured: source type neither file, block nor network; transient;
 //                device "lun"
 // CD-ROMs, floppies, <readonly/> disks and disks without a source are not listed.

@@ -22,6 +22,8 @@ typedef struct {
     bool iothread;
     bool is_shared;     // written by others too: bitmaps don't see all
     GPtrArray *bitmaps; // VsQmpBitmap *: what is recorded on it
+    char *live_only;    // why only a running machine shows what its guest sees (its image is
+                        // encrypted by a key, or a part of a file); NULL: the image does too
     char *unavailable;  // why it can't be snapshotted now (another job has it), NULL: it can
 } VsDisk;
 

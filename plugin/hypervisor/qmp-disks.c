@@ -133,6 +133,33 @@ copy_bitmap(const VsQmpBitmap *bitmap)
     return copy;
 }
 
+static bool
+is_lower_image(const VsDisk *disk, const VsQmpNode *node, const char *cwd)
+{
+    g_autofree char *name = node->filename ? vs_qmp_image_name(node->filename, cwd) : NULL;
+    for (unsigned i = 1; name && i < disk->chain->len; i++)
+        if (g_str_equal(disk->chain->pdata[i], name))
+            return true;
+    return false;
+}
+
+// A bitmap that a lower image has too tells a part of the changes: an overlay was added, and
+// libvirt goes on in it with one of the same name.
+static void
+drop_split_bitmaps(VsDisk *disk, const GPtrArray *nodes, const char *cwd)
+{
+    for (unsigned i = 0; i < nodes->len; i++) {
+        const VsQmpNode *node = g_ptr_array_index(nodes, i);
+        if (!is_lower_image(disk, node, cwd))
+            continue;
+        for (unsigned j = disk->bitmaps->len; j > 0; j--) {
+            const VsQmpBitmap *bitmap = g_ptr_array_index(disk->bitmaps, j - 1);
+            if (bitmap->name && vs_qmp_find_bitmap(node, bitmap->name))
+                g_ptr_array_remove_index(disk->bitmaps, j - 1);
+        }
+    }
+}
+
 static void
 name_disk(VsDisk *disk, const VsQmpDevice *device, unsigned number)
 {
@@ -171,6 +198,7 @@ make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrAr
     fill_chain(disk, node, nodes, cwd);
     for (unsigned i = 0; i < node->bitmaps->len; i++)
         g_ptr_array_add(disk->bitmaps, copy_bitmap(g_ptr_array_index(node->bitmaps, i)));
+    drop_split_bitmaps(disk, nodes, cwd);
     if (g_str_equal(node->driver, "copy-before-write"))
         disk->unavailable = g_strdup("a backup job of someone else is active on it");
     return disk;

@@ -21,12 +21,27 @@ is_companion(const char *name)
     return g_str_has_suffix(name, ".end") || g_str_has_suffix(name, ".frozen");
 }
 
-static void
-take_bitmaps(VsDisk *disk, VsImageInfo *info)
+// libvirt goes on with a bitmap of the same name in an overlay that it adds: then the top image's
+// has only a part of the changes.
+static bool
+is_split(const GPtrArray *chain, const char *name)
 {
+    for (unsigned i = 1; i < chain->len; i++) {
+        const VsImageInfo *lower = g_ptr_array_index(chain, i);
+        for (unsigned j = 0; j < lower->bitmaps->len; j++)
+            if (g_strcmp0(((VsQmpBitmap *)g_ptr_array_index(lower->bitmaps, j))->name, name) == 0)
+                return true;
+    }
+    return false;
+}
+
+static void
+take_bitmaps(VsDisk *disk, const GPtrArray *chain)
+{
+    const VsImageInfo *info = g_ptr_array_index(chain, 0);
     for (unsigned i = 0; i < info->bitmaps->len; i++) {
         VsQmpBitmap *bitmap = g_ptr_array_index(info->bitmaps, i);
-        if (is_companion(bitmap->name))
+        if (is_companion(bitmap->name) || is_split(chain, bitmap->name))
             continue;
         VsQmpBitmap *copy = g_memdup2(bitmap, sizeof *bitmap);
         copy->name = g_strdup(bitmap->name);
@@ -53,7 +68,7 @@ fill_disk(VsDisk *disk, const GPtrArray *chain)
                                g_strcmp0(top->compat, "0.10") != 0 && top->virtual_size_bytes > 0 &&
                                access(disk->source, W_OK) == 0;
     disk->can_track = disk->persistent_bitmaps;
-    take_bitmaps(disk, top);
+    take_bitmaps(disk, chain);
 }
 
 static bool
@@ -81,6 +96,8 @@ examine(VsDisk *disk, GCancellable *cancellable, GError **error)
 {
     g_autoptr(GError) failure = NULL;
     g_autoptr(GPtrArray) chain = NULL;
+    if (!disk->unavailable && disk->live_only)
+        disk->unavailable = g_strdup(disk->live_only);
     if (!disk->unavailable && is_local(disk)) {
         disk->unavailable = find_obstacle(disk);
         chain = vs_image_info_run(disk->source, disk->format, cancellable, &failure);

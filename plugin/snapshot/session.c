@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "plugin/snapshot/session.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include "nbd-export/store/snapshot-reader.h"
@@ -46,43 +47,45 @@ is_busy(const char *instance_id, gpointer user_data)
     return vs_catalogue_is_instance_busy(user_data, instance_id);
 }
 
-// An unattached image is known from the time when an instance had it.
-static bool
-check_attached_once(const VsSession *session, const VsEngine *engine, GError **error)
+// The format that the image was remembered with, NULL: it is not known. "raw" outranks others: what
+// was raw once may hold whatever header its guest has written.
+static const char *
+remembered_format(const GPtrArray *known, const char *path)
 {
-    const VsDisk *disk = g_ptr_array_index(session->instance->disks, 0);
-    g_autoptr(GPtrArray) known = vs_catalogue_known_disks(engine->catalogue, error);
-    if (!known)
-        return false;
-    for (unsigned i = 0; i < known->len; i++)
-        if (g_str_equal(((VsKnownDisk *)g_ptr_array_index(known, i))->id, disk->id))
-            return true;
-    g_autofree char *format = NULL;
-    g_autofree char *user = vs_reach_find_user(engine->connect_uri, disk->source, &format);
-    if (user)
-        return true;
-    g_set_error(error, VS_ERROR, VS_ERROR_NEVER_ATTACHED,
-                "image '%s' has not been seen attached to an instance, so that nothing can have "
-                "written to it; `virtsnap disks INSTANCE` makes an instance's disks known",
-                disk->source);
-    return false;
+    const char *format = NULL;
+    for (unsigned i = 0; i < known->len; i++) {
+        const VsKnownDisk *disk = g_ptr_array_index(known, i);
+        if (g_strcmp0(disk->source, path) == 0 && disk->format && g_strcmp0(format, "raw") != 0)
+            format = disk->format;
+    }
+    return format;
 }
 
-// The format that an unattached image had when it was last seen, or that its definition says.
+// An unattached image is known from the time when an instance had it, and by the format that it had
+// then: looking at the image for either would be to believe its guest.
 static bool
-find_format(const VsEngine *engine, VsReach *reach, GError **error)
+know_image(const VsEngine *engine, VsReach *reach, GError **error)
 {
     if (reach->kind != VS_REACH_IMAGE)
         return true;
     g_autoptr(GPtrArray) known = vs_catalogue_known_disks(engine->catalogue, error);
-    for (unsigned i = 0; known && i < known->len && !reach->format; i++) {
-        const VsKnownDisk *disk = g_ptr_array_index(known, i);
-        if (g_strcmp0(disk->source, reach->path) == 0)
-            reach->format = g_strdup(disk->format);
+    if (!known)
+        return false;
+    g_autofree char *user = vs_reach_find_user(engine->connect_uri, reach->path, &reach->format);
+    if (!user)
+        reach->format = g_strdup(remembered_format(known, reach->path));
+    if (reach->format)
+        return true;
+    if (access(reach->path, F_OK) < 0) {
+        g_set_error(error, VS_ERROR, VS_ERROR_NO_SUCH_DISK, "opening image '%s': %s", reach->path,
+                    g_strerror(errno));
+        return false;
     }
-    g_autofree char *user =
-        reach->format ? NULL : vs_reach_find_user(engine->connect_uri, reach->path, &reach->format);
-    return known != NULL;
+    g_set_error(error, VS_ERROR, VS_ERROR_NEVER_ATTACHED,
+                "image '%s' has not been seen attached to an instance; `virtsnap disks INSTANCE` "
+                "makes an instance's disks known",
+                reach->path);
+    return false;
 }
 
 static bool
@@ -115,12 +118,11 @@ vs_session_open(VsSession *session, const VsEngine *engine, const char *instance
 {
     session->lock = -1;
     if (!vs_reach_find(&session->reach, engine->connect_uri, instance, error) ||
-        !find_format(engine, &session->reach, error) ||
+        !know_image(engine, &session->reach, error) ||
         !open_reach(session, engine, exclusive, error))
         return false;
     session->instance->id = g_strdup(session->reach.instance_id);
-    return identify_disks(engine, session->instance, error) &&
-           (session->reach.kind != VS_REACH_IMAGE || check_attached_once(session, engine, error));
+    return identify_disks(engine, session->instance, error);
 }
 
 void
