@@ -50,6 +50,7 @@ static int
 listen_privately(VsQmpDriver *driver, GError **error)
 {
     struct sockaddr_un address = {0};
+    vs_qmp_driver_forget_server(driver); // of a server that ended before all had connected
     driver->server_folder = g_dir_make_tmp("virtsnap-XXXXXX", error);
     if (!driver->server_folder)
         return -1;
