@@ -39,14 +39,11 @@ split(const char *text, char separator)
 bool
 in_path(const std::string &program)
 {
-    std::vector<std::string> directories = split(getenv("PATH"), ':');
-
-    // Daemons are not in every user's PATH.
-    directories.emplace_back("/usr/sbin");
-    for (const std::string &directory : directories)
+    for (const std::string &directory : split(getenv("PATH"), ':'))
         if (access((directory + "/" + program).c_str(), X_OK) == 0)
             return true;
-    return false;
+    // Daemons are not in every user's PATH.
+    return access(("/usr/sbin/" + program).c_str(), X_OK) == 0;
 }
 
 // What is missing for CAPABILITY, or an empty text.
