@@ -88,9 +88,11 @@ fill_chain(VsDisk *disk, const xmlNode *element, GError **error)
     char *source;
 
     g_ptr_array_add(disk->chain, g_strdup(disk->source));
-    // An empty <backingStore/> ends the chain.
+    g_ptr_array_add(disk->chain_formats, g_strdup(disk->format));
     while ((source = source_of(layer)) != NULL) {
         g_ptr_array_add(disk->chain, source);
+        g_ptr_array_add(disk->chain_formats,
+                        vs_xml_attribute(vs_xml_child(layer, "format"), "type"));
         if (disk->chain->len > CHAIN_MAX) {
             vs_xml_set_invalid(error, "domain", "disk '%s' has more than %u images in its chain",
                                disk->target, CHAIN_MAX);
@@ -98,6 +100,7 @@ fill_chain(VsDisk *disk, const xmlNode *element, GError **error)
         }
         layer = vs_xml_child(layer, "backingStore");
     }
+    disk->chain_ends = layer != NULL; // an empty <backingStore/>
     return true;
 }
 
@@ -166,15 +169,22 @@ is_listed(const xmlNode *element)
            !vs_xml_attribute_is(element, "device", "floppy") && !vs_xml_child(element, "readonly");
 }
 
-// What the guest sees where QEMU is told more than the image says of itself.
+// What the guest sees where QEMU is told more than the images say of themselves.
 static char *
 find_live_only(const xmlNode *element)
 {
-    const xmlNode *source = vs_xml_child(element, "source");
-    if (vs_xml_child(source, "encryption") || vs_xml_child(element, "encryption"))
-        return g_strdup("it is encrypted with a key that only its running machine has");
-    if (vs_xml_child(source, "slices"))
-        return g_strdup("it is a part of its image: it can be snapshotted while its machine runs");
+    bool is_backing = false;
+    for (const xmlNode *layer = element; layer; layer = vs_xml_child(layer, "backingStore")) {
+        const xmlNode *source = vs_xml_child(layer, "source");
+        if (vs_xml_child(source, "encryption") || vs_xml_child(layer, "encryption"))
+            return g_strdup_printf("%s encrypted with a key that only its running machine has",
+                                   is_backing ? "a backing file of it is" : "it is");
+        if (vs_xml_child(source, "slices"))
+            return g_strdup_printf("%s: it can be snapshotted while its machine runs",
+                                   is_backing ? "a backing file of it is a part of a file"
+                                              : "it is a part of its image");
+        is_backing = true;
+    }
     return NULL;
 }
 

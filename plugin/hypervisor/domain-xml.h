@@ -21,13 +21,15 @@ typedef enum {
 //   target       its dev ("vda"); aliases: the serial, the libvirt alias, where it has them
 //   source       file or device path as written; network disks as a URI; "" where there is none
 //   format       the driver's type, "raw" by default
-//   chain        source, then the backingStore elements' sources (live XML); just the source
-//                where the XML tells no more (inactive)
+//   chain        source, then the backingStore elements' sources; a definition often tells just
+//                the source: the images' headers tell how it goes on, unless chain_ends
+//   chain_ends   there is an empty <backingStore/> below the last of them
+//   chain_formats   the driver's type, then the backingStore elements'; NULL where one has none
 //   iothread     virtio: driver iothread (or iothreads) on the disk; scsi: on the controller that
 //                its address names
 //   is_shared    <shareable/>
 //   can_track, persistent_bitmaps   format is qcow2
-//   live_only    encrypted, or a slice of a file
+//   live_only    it or a backing file is encrypted, or a slice of a file
 //   unavailable  why it can't be captured: source type neither file, block nor network; transient;
 //                device "lun"
 // CD-ROMs, floppies, <readonly/> disks and disks without a source are not listed.

@@ -112,18 +112,26 @@ parse_image(struct json_object *object)
     return g_steal_pointer(&info);
 }
 
+static bool
+add_image(GPtrArray *chain, struct json_object *object)
+{
+    VsImageInfo *info = parse_image(object);
+    if (info)
+        g_ptr_array_add(chain, info);
+    return info != NULL;
+}
+
 static GPtrArray *
-parse_chain(struct json_object *array)
+parse_chain(struct json_object *root)
 {
     g_autoptr(GPtrArray) chain = g_ptr_array_new_with_free_func((GDestroyNotify)vs_image_info_free);
-    if (!json_object_is_type(array, json_type_array))
+    if (json_object_is_type(root, json_type_object))
+        return add_image(chain, root) ? g_steal_pointer(&chain) : NULL;
+    if (!json_object_is_type(root, json_type_array))
         return NULL;
-    for (size_t i = 0; i < json_object_array_length(array); i++) {
-        VsImageInfo *info = parse_image(json_object_array_get_idx(array, i));
-        if (!info)
+    for (size_t i = 0; i < json_object_array_length(root); i++)
+        if (!add_image(chain, json_object_array_get_idx(root, i)))
             return NULL;
-        g_ptr_array_add(chain, info);
-    }
     return chain->len > 0 ? g_steal_pointer(&chain) : NULL;
 }
 
@@ -232,22 +240,34 @@ finish(Run *run, GSubprocess *process, const char *path, GError **error)
     return chain;
 }
 
-GPtrArray *
-vs_image_info_run(const char *path, const char *format, GCancellable *cancellable, GError **error)
+static char **
+make_command(const char *path, const char *format, VsImageInfoScope scope)
 {
-    const char *command[] = {"qemu-img",
-                             "info",
-                             "-U",
-                             "--backing-chain",
-                             "--output=json",
-                             format ? "-f" : path,
-                             format ? format : NULL,
-                             path,
-                             NULL};
+    const char *const words[] = {"qemu-img",
+                                 "info",
+                                 "-U",
+                                 "--output=json",
+                                 scope == VS_IMAGE_INFO_CHAIN ? "--backing-chain" : NULL,
+                                 format ? "-f" : NULL,
+                                 format,
+                                 path};
+    g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
+    for (unsigned i = 0; i < G_N_ELEMENTS(words); i++)
+        if (words[i])
+            g_strv_builder_add(builder, words[i]);
+    return g_strv_builder_end(builder);
+}
+
+GPtrArray *
+vs_image_info_run(const char *path, const char *format, VsImageInfoScope scope,
+                  GCancellable *cancellable, GError **error)
+{
+    g_auto(GStrv) command = make_command(path, format, scope);
     g_autoptr(GSubprocessLauncher) launcher =
         g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
     g_subprocess_launcher_set_child_setup(launcher, leave_terminal, NULL, NULL);
-    g_autoptr(GSubprocess) process = g_subprocess_launcher_spawnv(launcher, command, error);
+    g_autoptr(GSubprocess) process =
+        g_subprocess_launcher_spawnv(launcher, (const char *const *)command, error);
     if (!process)
         return NULL;
     Run run = {0};

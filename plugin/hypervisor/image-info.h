@@ -28,14 +28,20 @@ void vs_image_info_free(VsImageInfo *info);
 // look at its first bytes only. False where it can't be read.
 bool vs_image_info_is_old_qcow2(const char *path);
 
-// Parses what `qemu-img info --backing-chain --output=json` prints: VsImageInfo *, top first, at
-// least one; the array owns them. G_IO_ERROR_INVALID_DATA.
+// Parses what `qemu-img info --output=json` prints, with or without --backing-chain: VsImageInfo *,
+// top first, at least one; the array owns them. G_IO_ERROR_INVALID_DATA.
 GPtrArray *vs_image_info_parse(const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// How far to look.
+typedef enum {
+    VS_IMAGE_INFO_TOP,   // the image alone; its backing files need not be there
+    VS_IMAGE_INFO_CHAIN, // and its backing files, as the headers name them
+} VsImageInfoScope;
 
 // Runs it on the image at path (absolute). format: NULL to have it guessed. Iterates the thread's
 // default context meanwhile; G_IO_ERROR_TIMED_OUT after half a minute. A failure has the
 // program's own words.
-GPtrArray *vs_image_info_run(const char *path, const char *format, GCancellable *cancellable,
-                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *vs_image_info_run(const char *path, const char *format, VsImageInfoScope scope,
+                             GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

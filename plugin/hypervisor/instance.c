@@ -10,6 +10,7 @@ vs_disk_new(void)
     disk->id = g_strdup("");
     disk->aliases = g_ptr_array_new_with_free_func(g_free);
     disk->chain = g_ptr_array_new_with_free_func(g_free);
+    disk->chain_formats = g_ptr_array_new_with_free_func(g_free);
     disk->bitmaps = g_ptr_array_new_with_free_func((GDestroyNotify)vs_qmp_bitmap_free);
     return disk;
 }
@@ -29,7 +30,14 @@ vs_disk_free(VsDisk *disk)
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk->live_only);
     g_free(disk->unavailable);
+    g_ptr_array_unref(disk->chain_formats);
     g_free(disk);
+}
+
+bool
+vs_disk_is_cut_off(const VsDisk *disk)
+{
+    return disk->chain_ends && disk->chain_formats->len == 1;
 }
 
 VsInstanceFile *

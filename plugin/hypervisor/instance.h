@@ -25,6 +25,10 @@ typedef struct {
     char *live_only;    // why only a running machine shows what its guest sees (its image is
                         // encrypted by a key, or a part of a file); NULL: the image does too
     char *unavailable;  // why it can't be snapshotted now (another job has it), NULL: it can
+
+    // What a definition says of the chain that it names, which need not be what the images say.
+    GPtrArray *chain_formats; // char *: of each of these images; empty: there is no definition
+    bool chain_ends;          // the guest sees nothing below the last of them
 } VsDisk;
 
 // A file that the definition points to: what the machine needs besides its disks.
@@ -49,6 +53,8 @@ typedef struct {
 VsDisk *vs_disk_new(void);
 void vs_disk_free(VsDisk *disk);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDisk, vs_disk_free)
+// Whether a definition says that the guest sees the image without any backing file.
+bool vs_disk_is_cut_off(const VsDisk *disk);
 VsInstance *vs_instance_new(void);
 void vs_instance_free(VsInstance *instance);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInstance, vs_instance_free)

@@ -140,7 +140,8 @@ collect(GHashTable *names, const GPtrArray *checkpoints, const char *repository_
 {
     if (!disk->can_track || disk->unavailable || has_sound_checkpoint(checkpoints, disk))
         return;
-    g_autoptr(GPtrArray) chain = vs_image_info_run(disk->source, disk->format, NULL, NULL);
+    g_autoptr(GPtrArray) chain =
+        vs_image_info_run(disk->source, disk->format, VS_IMAGE_INFO_TOP, NULL, NULL);
     const VsImageInfo *info = chain ? g_ptr_array_index(chain, 0) : NULL;
     for (unsigned i = 0; info && i < info->bitmaps->len; i++) {
         const VsQmpBitmap *bitmap = g_ptr_array_index(info->bitmaps, i);

@@ -4,8 +4,7 @@
 // keep a scratch file's space.
 #pragma once
 
-#include <glib.h>
-#include <stdbool.h>
+#include "plugin/hypervisor/instance.h"
 
 G_BEGIN_DECLS
 
@@ -17,5 +16,7 @@ char **vs_qemu_nbd_allocation(int fd) G_GNUC_WARN_UNUSED_RESULT;
 // URI that QEMU knows.
 char **vs_qemu_nbd_image(const char *source, const char *format,
                          const char *bitmap) G_GNUC_WARN_UNUSED_RESULT;
+// The same for a disk's image, of which its guest sees no backing file where vs_disk_is_cut_off().
+char **vs_qemu_nbd_disk(const VsDisk *disk, const char *bitmap) G_GNUC_WARN_UNUSED_RESULT;
 
 G_END_DECLS

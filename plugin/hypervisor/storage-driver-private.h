@@ -57,6 +57,14 @@ bool vs_storage_driver_check_stopped(const VsStorageDriver *driver, GError **err
 void vs_storage_driver_set_open_error(const VsStorageDriver *driver, const VsDisk *disk,
                                       GError *failure, GError **error);
 
+// Compares what the disk's definition says of its chain with what the images' headers say (of
+// VsImageInfo): the guest sees the one, reading the image shows the other. NULL: the same, or the
+// definition says nothing; otherwise what differs, in words, which the caller frees.
+char *vs_storage_find_difference(const VsDisk *disk, const GPtrArray *images);
+// The same where a backing file that is named without a folder is looked for beside the disk's
+// source, a link, in one place (images) and beside the file that it leads to in another (own).
+char *vs_storage_find_link(const VsDisk *disk, const GPtrArray *images, const GPtrArray *own);
+
 bool vs_storage_driver_begin(VsDriver *driver, VsPoint *point, GCancellable *cancellable,
                              GError **error);
 bool vs_storage_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *source,

@@ -53,7 +53,9 @@ static void
 fill_disk(VsDisk *disk, const GPtrArray *chain)
 {
     VsImageInfo *top = g_ptr_array_index(chain, 0);
-    g_ptr_array_set_size(disk->chain, 0); // the images know better than a definition
+    if (!disk->unavailable)
+        disk->unavailable = vs_storage_find_difference(disk, chain);
+    g_ptr_array_set_size(disk->chain, 0);
     for (unsigned i = 0; i < chain->len; i++) {
         const VsImageInfo *info = g_ptr_array_index(chain, i);
         g_ptr_array_add(disk->chain, vs_qmp_image_name(info->filename, NULL));
@@ -90,6 +92,22 @@ find_obstacle(const VsDisk *disk)
                       : NULL;
 }
 
+static GPtrArray *
+read_chain(VsDisk *disk, GCancellable *cancellable, GError **error)
+{
+    VsImageInfoScope scope = vs_disk_is_cut_off(disk) ? VS_IMAGE_INFO_TOP : VS_IMAGE_INFO_CHAIN;
+    g_autofree char *real = vs_qmp_image_name(disk->source, NULL);
+    g_autoptr(GPtrArray) images =
+        vs_image_info_run(disk->source, disk->format, scope, cancellable, error);
+    if (!images || images->len == 1 || g_str_equal(real, disk->source))
+        return g_steal_pointer(&images);
+    // The machine goes by the definition's link; what we read is the image by its own name.
+    g_autoptr(GPtrArray) own = vs_image_info_run(real, disk->format, scope, cancellable, error);
+    if (own && !disk->unavailable)
+        disk->unavailable = vs_storage_find_link(disk, images, own);
+    return g_steal_pointer(&own);
+}
+
 // A disk that can't be read is no failure: the others can. Only a cancellation is one.
 static bool
 examine(VsDisk *disk, GCancellable *cancellable, GError **error)
@@ -100,7 +118,7 @@ examine(VsDisk *disk, GCancellable *cancellable, GError **error)
         disk->unavailable = g_strdup(disk->live_only);
     if (!disk->unavailable && is_local(disk)) {
         disk->unavailable = find_obstacle(disk);
-        chain = vs_image_info_run(disk->source, disk->format, cancellable, &failure);
+        chain = read_chain(disk, cancellable, &failure);
         if (!chain && !disk->unavailable)
             disk->unavailable = g_strdup(failure->message);
     } else if (!disk->unavailable) {

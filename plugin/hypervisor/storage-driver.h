@@ -22,8 +22,9 @@ G_BEGIN_DECLS
 
 // Whose disks they are. All members but free are NULL for an image without an owner.
 typedef struct {
-    // The definition's disks: target, source, format, is_shared, unavailable; and name, files,
-    // kind, definition. Sizes, chains and bitmaps are read from the images.
+    // The definition's disks: target, source, format, is_shared, live_only, unavailable, and what
+    // it says of the chain; and name, files, kind, definition. Sizes, chains and bitmaps are read
+    // from the images.
     VsInstance *(*describe)(gpointer user_data, GError **error);
     // False with VS_ERROR_INSTANCE_STATUS if it runs now (or that can't be found out).
     bool (*check_stopped)(gpointer user_data, GError **error);

@@ -50,7 +50,8 @@ describe(gpointer user_data, GError **error)
     if (!check_is_there(path, error))
         return NULL;
     g_autoptr(GError) failure = NULL;
-    g_autoptr(GPtrArray) chain = vs_image_info_run(path, image->format, NULL, &failure);
+    g_autoptr(GPtrArray) chain =
+        vs_image_info_run(path, image->format, VS_IMAGE_INFO_CHAIN, NULL, &failure);
     if (!chain) {
         g_set_error_literal(error, VS_ERROR, VS_ERROR_DISK_STATUS, failure->message);
         return NULL;

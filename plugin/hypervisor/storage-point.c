@@ -299,7 +299,7 @@ vs_storage_driver_open_source(VsDriver *base, unsigned index, VsPullSource *sour
     VsStorageRead *read = &driver->reads[index];
     const VsPointDisk *disk = read->disk;
     g_clear_pointer(&read->command, g_strfreev);
-    read->command = vs_qemu_nbd_image(disk->disk->source, disk->disk->format, disk->old_bitmap);
+    read->command = vs_qemu_nbd_disk(disk->disk, disk->old_bitmap);
     *source = (VsPullSource){.socket = -1,
                              .command = (const char *const *)read->command,
                              .export_name = "",

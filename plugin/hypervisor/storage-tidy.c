@@ -16,7 +16,7 @@ static GPtrArray *
 find_stale(const VsStorageDriver *driver, const VsKeptBitmap *kept, GError **error)
 {
     g_autoptr(GPtrArray) chain =
-        vs_image_info_run(kept->disk->source, kept->disk->format, NULL, error);
+        vs_image_info_run(kept->disk->source, kept->disk->format, VS_IMAGE_INFO_TOP, NULL, error);
     if (!chain)
         return NULL;
     g_autofree char *end = kept->bitmap ? vs_bitmap_end_name(kept->bitmap) : NULL;

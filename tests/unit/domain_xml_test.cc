@@ -246,8 +246,56 @@ TEST_F(Domain, ChainIsTheBackingStoresInOrder)
                               "<host name='h'/></source><backingStore/></backingStore>"
                               "</backingStore>"));
     EXPECT_EQ(texts_of(found->chain), (Texts{"/images/vda.qcow2", "/dev/b", "nbd://h/e"}));
-    EXPECT_EQ(texts_of(read_disk(disk("vda", "<backingStore/>"))->chain),
-              Texts{"/images/vda.qcow2"});
+    EXPECT_EQ(texts_of(found->chain_formats), (Texts{"qcow2", "qcow2", "raw"}));
+    EXPECT_TRUE(found->chain_ends);
+    EXPECT_FALSE(vs_disk_is_cut_off(found));
+}
+
+TEST_F(Domain, ChainGoesOnWhereTheXmlDoesNotEndIt)
+{
+    const VsDisk *found = read_disk(disk("vda"));
+    EXPECT_EQ(texts_of(found->chain_formats), Texts{"qcow2"});
+    EXPECT_FALSE(found->chain_ends);
+    EXPECT_FALSE(vs_disk_is_cut_off(found));
+    found = read_disk(disk("vda", "<backingStore type='file'><source file='/b'/></backingStore>"));
+    EXPECT_EQ(texts_of(found->chain), (Texts{"/images/vda.qcow2", "/b"}));
+    EXPECT_EQ(texts_of(found->chain_formats), (Texts{"qcow2", "(null)"}));
+    EXPECT_FALSE(found->chain_ends);
+}
+
+TEST_F(Domain, DiskIsCutOffByAnEmptyBackingStore)
+{
+    const VsDisk *found = read_disk(disk("vda", "<backingStore/>"));
+    EXPECT_EQ(texts_of(found->chain), Texts{"/images/vda.qcow2"});
+    EXPECT_EQ(texts_of(found->chain_formats), Texts{"qcow2"});
+    EXPECT_TRUE(found->chain_ends);
+    EXPECT_TRUE(vs_disk_is_cut_off(found));
+}
+
+TEST_F(Domain, OnlyARunningMachineReadsWhatIsEncryptedOrAPart)
+{
+    const auto reason = [&](const std::string &source, const std::string &more = "") {
+        return text_of(read_disk("<disk><source file='/a'>" + source + "</source>" + more +
+                                 "<target dev='vda'/></disk>")
+                           ->live_only);
+    };
+    const auto backing = [](const std::string &source) {
+        return "<backingStore type='file'><format type='raw'/><source file='/b'/>"
+               "<backingStore type='file'><format type='raw'/><source file='/c'>" +
+               source + "</source></backingStore></backingStore>";
+    };
+    const std::string slice = "<slices><slice type='storage' offset='0' size='1'/></slices>";
+    const std::string key = "<encryption format='luks'/>";
+    EXPECT_EQ(reason(""), "(null)");
+    EXPECT_EQ(reason("", backing("")), "(null)");
+    EXPECT_EQ(reason(key), "it is encrypted with a key that only its running machine has");
+    EXPECT_EQ(reason("", key), "it is encrypted with a key that only its running machine has");
+    EXPECT_EQ(reason(slice),
+              "it is a part of its image: it can be snapshotted while its machine runs");
+    EXPECT_EQ(reason("", backing(key)),
+              "a backing file of it is encrypted with a key that only its running machine has");
+    EXPECT_EQ(reason("", backing(slice)), "a backing file of it is a part of a file: it can be "
+                                          "snapshotted while its machine runs");
 }
 
 std::string
