@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
-// Whether what is called dirty can be trusted, by a witness from the base's content.
+// Whether what is called dirty can be trusted, by comparing clean content with the base's.
 #include "nbd-export/pull/pull-internal.h"
+
+#include <libnbd.h>
+#include <string.h>
 
 // The largest minimum block size that an NBD server may have; requests are aligned to it.
 #define ALIGNMENT 65536u
@@ -12,28 +15,24 @@
 // clean content saves little over a full read.
 #define MAX_ROUNDS 4096u
 
+// Sizes of disks and what bitmaps count in are multiples of it: a sector is clean as a whole.
+#define SECTOR_BYTES 512u
+
 G_STATIC_ASSERT(VS_PULL_WINDOW_BYTES % ALIGNMENT == 0 && FIRST_WINDOW_BYTES % ALIGNMENT == 0);
 
 typedef struct {
     VsPull *pull; // says what is dirty
-    VsPull *disk; // says what is allocated
+    VsPull *disk; // has the content
     const VsPullWitness *witness;
     uint64_t dirty_from;
 } Check;
-
-// The end of a window that holds offset.
-static uint64_t
-window_end(const VsPull *pull, uint64_t offset)
-{
-    return MIN(pull->size_bytes, offset - offset % ALIGNMENT + ALIGNMENT);
-}
 
 // *start: the lowest offset from which on all up to and including offset is dirty; offset + 1 where
 // offset itself is clean.
 static bool
 find_dirty_start(VsPull *pull, uint64_t offset, uint64_t *start, GError **error)
 {
-    uint64_t end = window_end(pull, offset);
+    uint64_t end = MIN(pull->size_bytes, offset - offset % ALIGNMENT + ALIGNMENT);
     uint64_t window = FIRST_WINDOW_BYTES;
     for (*start = offset + 1; *start > 0; window = MIN(2 * window, VS_PULL_WINDOW_BYTES)) {
         uint64_t aligned = (end + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
@@ -53,20 +52,36 @@ find_dirty_start(VsPull *pull, uint64_t offset, uint64_t *start, GError **error)
     return true;
 }
 
-// *zero: the disk reads as zeroes at offset. A live fleece is asked twice, see vs_extents_pieces().
-static bool
-is_zero_at(VsPull *disk, uint64_t offset, bool *zero, GError **error)
+typedef struct {
+    VsPull *disk;
+    bool done;
+} DiskRead;
+
+static int
+on_read_done(void *user_data, int *error)
 {
-    uint64_t end = window_end(disk, offset);
-    *zero = true;
-    for (unsigned asked = 0; *zero && asked < (disk->live ? 2 : 1); asked++) {
-        g_autoptr(GArray) dirty = vs_extents_new();
-        g_autoptr(GArray) allocation = vs_extents_new();
-        if (!vs_pull_get_extents(disk, offset - offset % ALIGNMENT, end, dirty, allocation, error))
-            return false;
-        *zero = vs_extents_at(allocation, offset)->flags & VS_STATE_ZERO;
+    DiskRead *read = user_data;
+    read->done = true;
+    vs_pull_end_request(read->disk, *error);
+    return 1;
+}
+
+static bool
+read_disk(VsPull *disk, uint64_t offset, void *data, size_t length, GError **error)
+{
+    DiskRead read = {disk, false};
+    vs_pull_begin_request(disk);
+    if (nbd_aio_pread(disk->nbd, data, length, offset,
+                      (nbd_completion_callback){.callback = on_read_done, .user_data = &read},
+                      0) == -1) {
+        disk->in_flight--;
+        vs_pull_set_nbd_error(error, VS_PULL_ERROR_SERVER, "reading over NBD");
+        return false;
     }
-    return true;
+    while (!read.done)
+        if (!vs_pull_poll(disk, VS_PULL_POLL_MS, error))
+            return false;
+    return vs_pull_poll(disk, 0, error);
 }
 
 static bool
@@ -78,32 +93,53 @@ distrust(GError **error, const char *why, uint64_t offset)
     return false;
 }
 
-// The base has content at offset, and nothing says that it has changed.
 static bool
-check_clean(const Check *check, uint64_t offset, GError **error)
+is_zero(const char *data, size_t length)
 {
-    VsPull *disk = check->disk;
-    bool zero;
-    if (offset >= disk->size_bytes)
-        return distrust(error, "the disk ends below content of the base", offset);
-    if (!disk->has_allocation)
-        return distrust(error, "the NBD export does not tell what is allocated", offset);
-    if (!is_zero_at(disk, offset, &zero, error))
-        return false;
-    return !zero || distrust(error,
-                             "content of the base has become zeroes without being recorded (the "
-                             "disk may have shrunk and grown again)",
-                             offset);
+    return length == 0 || (data[0] == 0 && memcmp(data, data + 1, length - 1) == 0);
 }
 
+// The base has content at offset, and nothing says that its sector has changed. *same: it is as it
+// was; else its guest may have written there since the point in time.
 static bool
-run_check(const Check *check, GError **error)
+check_clean(const Check *check, uint64_t offset, bool *same, GError **error)
+{
+    VsPull *disk = check->disk;
+    const VsPullWitness *witness = check->witness;
+    char now[VS_PULL_CHECK_READ_BYTES], before[SECTOR_BYTES];
+    if (offset >= disk->size_bytes)
+        return distrust(error, "the disk ends below content of the base", offset);
+    uint64_t block = offset - offset % sizeof(now);
+    uint64_t sector = offset - offset % SECTOR_BYTES;
+    size_t length = MIN(MIN(disk->size_bytes, check->dirty_from) - sector, SECTOR_BYTES);
+    if (!read_disk(disk, block, now, MIN(disk->size_bytes - block, sizeof(now)), error) ||
+        !witness->read(sector, before, length, witness->user_data, error))
+        return false;
+    const char *there = now + (sector - block);
+    *same = memcmp(there, before, length) == 0;
+    if (is_zero(there, length))
+        return distrust(error,
+                        "content of the base has become zeroes without being recorded (the disk "
+                        "may have shrunk and grown again)",
+                        offset);
+    if (!*same && check->pull == disk)
+        return distrust(error,
+                        "the disk has other content than its snapshot before without that being "
+                        "recorded (its image may be another's)",
+                        offset);
+    return true;
+}
+
+// Compares the highest clean content below `below`. rounds: how often content may turn out to be
+// dirty, or newer; *checked false where it did more often.
+static bool
+check_below(const Check *check, uint64_t below, unsigned rounds, bool *checked, GError **error)
 {
     const VsPullWitness *witness = check->witness;
-    uint64_t below = check->pull->size_bytes;
-    for (unsigned round = 0; round < MAX_ROUNDS; round++) {
+    *checked = true;
+    for (; rounds > 0; rounds--) {
         uint64_t offset, start;
-        bool found;
+        bool found, same = false;
         if (!vs_pull_poll(check->pull, 0, error) ||
             !witness->last_content(below, &found, &offset, witness->user_data, error))
             return false;
@@ -113,11 +149,30 @@ run_check(const Check *check, GError **error)
         start = check->dirty_from;
         if (offset < start && !find_dirty_start(check->pull, offset, &start, error))
             return false;
-        if (start > offset)
-            return check_clean(check, offset, error);
+        if (start > offset) {
+            if (!check_clean(check, offset, &same, error) || same)
+                return same;
+            start = offset - offset % ALIGNMENT;
+        }
         below = start;
     }
-    return distrust(error, "more changes than can be checked", below);
+    *checked = false;
+    return true;
+}
+
+static bool
+run_check(const Check *check, GError **error)
+{
+    uint64_t size = check->pull->size_bytes;
+    bool checked;
+    if (!check_below(check, size, MAX_ROUNDS, &checked, error))
+        return false;
+    if (!checked)
+        return distrust(error, "more changes than can be checked", size);
+    for (unsigned i = 1; i < VS_PULL_CHECK_PLACES && check->pull == check->disk; i++)
+        if (!check_below(check, size / VS_PULL_CHECK_PLACES * i, 1, &checked, error))
+            return false;
+    return true;
 }
 
 bool

@@ -68,27 +68,39 @@ typedef struct {
     // The highest byte below `below` that is not zero; *found false where there is none.
     bool (*last_content)(uint64_t below, bool *found, uint64_t *offset, gpointer user_data,
                          GError **error);
+    bool (*read)(uint64_t offset, void *data, size_t length, gpointer user_data, GError **error);
     gpointer user_data;
     unsigned stall_timeout_ms; // of the check, 0: VS_PULL_STALL_TIMEOUT_MS
 } VsPullWitness;
 
-// Whether what `pull` calls dirty (from dirty_from on: all) can have missed that the disk was cut
-// and grew again since the base was taken: QEMU cuts bitmaps with a disk and adds clean bits when
-// it grows, while what was cut off is gone.
+// Where content is compared: at the witness, and at this many places less one below it.
+#define VS_PULL_CHECK_PLACES 8u
+#define VS_PULL_CHECK_READ_BYTES 4096u // read at each, at most
+
+// Whether what `pull` calls dirty (from dirty_from on: all) can lack a change since the base was
+// taken. VS_PULL_ERROR_DISTRUSTED: it does, or that can't be told (too many rounds); the disk must
+// be read in full. The witness's own errors are passed on.
 //
-// The witness is the base's highest byte that is neither zero nor dirty. Where the disk has become
-// a hole there, a change was missed, since a guest's own discard or write of zeroes would be dirty:
-// VS_PULL_ERROR_DISTRUSTED. Where it is still data, no cut went below, and all content above
-// is dirty: sound. A cut within the witness's own cluster is finer than this can see. So is content
-// that was cut off and then preallocated, or a medium that doesn't tell its holes: data as it
-// seems. In doubt (no base:allocation, too many rounds) it is DISTRUSTED as well: read in full
-// then.
+// QEMU cuts bitmaps with a disk and adds clean bits when it grows again, while what was cut off is
+// gone. The witness is the base's highest byte that is neither zero nor dirty: if the disk was cut
+// below it, the disk now reads as zeroes there, however it grew; if the disk is the same there, no
+// cut went below, and all content above is dirty. What a cut leaves of a qcow2 cluster comes back
+// when the disk grows, though: where the bitmap counts in less than a cluster, bits that a cut took
+// within the cluster it ended in are not missed.
 //
-// disk says what is allocated; it may be `pull` itself. Content of the base beyond pull's size is
-// not looked at: a disk that is smaller than its base is read in full anyway. Called
-// between connecting and vs_pull_run(), on the same thread; reads no data. The witness's own errors
-// are passed on. Cancelling either connection ends it. Without a bitmap or allocated_only nothing
-// is clean, and all is sound.
+// At VS_PULL_CHECK_PLACES in all, spread over the disk, clean content is compared too: another
+// disk's image in this one's place, with a bitmap of the same name, mostly shows there, for which
+// there is no proof.
+//
+// disk is asked for the content. It may be `pull` itself; otherwise it is the disk as it is now,
+// later than the point in time: its guest may have written meanwhile. Then zeroes in the place of
+// clean content are distrusted (also where that guest has discarded it), what differs is passed
+// over for the next lower clean content, and nothing else is compared. Content of the base beyond
+// pull's size is not looked at: a disk that is smaller than its base is read in full anyway.
+//
+// Called between connecting and vs_pull_run(), on the same thread. What it reads is compared and
+// dropped, no part of the pull and not counted as read by it. Cancelling either connection ends it.
+// Without a bitmap or allocated_only nothing is clean, and all is sound.
 bool vs_pull_check(VsPull *pull, VsPull *disk, const VsPullWitness *witness, uint64_t dirty_from,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

@@ -41,6 +41,7 @@ static const TextField tail_fields[] = {
     TEXT(disk_source),
     TEXT(disk_format),
     TEXT(disk_chain),
+    TEXT(disk_chain_identity),
     TEXT(bitmap),
 };
 

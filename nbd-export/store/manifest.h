@@ -79,8 +79,10 @@ typedef struct {
     char *disk_format;
     char *disk_chain; // JSON text: file names of the image's backing chain, top first; decides
                       // whether a bitmap still counts
-    char *bitmap;     // name of the dirty bitmap started at the point in time, NULL: none
-    GPtrArray *files; // VsManifestFile *, owned by it; empty: none
+    char *disk_chain_identity; // JSON text: what tells that these files are the same ones, NULL:
+                               // not known
+    char *bitmap;              // name of the dirty bitmap started at the point in time, NULL: none
+    GPtrArray *files;          // VsManifestFile *, owned by it; empty: none
 } VsManifest;
 
 // All members are zero or NULL, but for files, which is never NULL.

@@ -28,6 +28,7 @@ typedef struct {
     const char *old_bitmap;  // records the changes since the base, and is sound; NULL: all of the
                              // disk is wanted
     bool staged;             // QEMU copies into a staging file; no NBD server in the VM's QEMU
+    bool needs_source;       // its source is opened even if dirty_bytes is 0
     uint64_t dirty_bytes;    // out: what old_bitmap held at the point in time; without one the
                              // virtual size
     bool is_estimate;        // out: dirty_bytes is from a moment before: only the source tells

@@ -27,6 +27,7 @@ vs_disk_free(VsDisk *disk)
     g_free(disk->source);
     g_free(disk->format);
     g_ptr_array_unref(disk->chain);
+    g_free(disk->chain_identity);
     g_ptr_array_unref(disk->bitmaps);
     g_free(disk->live_only);
     g_free(disk->unavailable);

@@ -9,13 +9,14 @@
 G_BEGIN_DECLS
 
 typedef struct {
-    char *id;           // d-…, "" until identified
-    char *target;       // the name users know: qdev id, device id or node name; libvirt's dev
-    GPtrArray *aliases; // char *: other names that select it
-    char *node;         // QEMU's node that holds the format, NULL: not by a monitor
-    char *source;       // image, absolute path or URI
-    char *format;       // "qcow2", "raw", …
-    GPtrArray *chain;   // char *: image and its backing files, top first
+    char *id;             // d-…, "" until identified
+    char *target;         // the name users know: qdev id, device id or node name; libvirt's dev
+    GPtrArray *aliases;   // char *: other names that select it
+    char *node;           // QEMU's node that holds the format, NULL: not by a monitor
+    char *source;         // image, absolute path or URI
+    char *format;         // "qcow2", "raw", …
+    GPtrArray *chain;     // char *: image and its backing files, top first
+    char *chain_identity; // of those files (chain-identity.h), NULL until identified
     uint64_t virtual_size_bytes;
     bool can_track;          // changes to it can be recorded in a dirty bitmap here
     bool persistent_bitmaps; // the image can store them

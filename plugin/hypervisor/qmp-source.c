@@ -117,13 +117,14 @@ connect_to_server(VsQmpDriver *driver, GError **error)
     return -1;
 }
 
-// Once every disk that has something to read is connected, nobody else needs the socket's name.
+// Once every disk whose source is wanted is connected, nobody else needs the socket's name.
 static void
 forget_server_if_connected(VsQmpDriver *driver)
 {
     for (unsigned i = 0; i < driver->capture_count; i++) {
         const VsQmpCapture *capture = &driver->captures[i];
-        if (!capture->disk->staged && !capture->is_connected && capture->disk->dirty_bytes > 0)
+        const VsPointDisk *disk = capture->disk;
+        if (!disk->staged && !capture->is_connected && (disk->needs_source || disk->dirty_bytes))
             return;
     }
     vs_qmp_driver_forget_server(driver);

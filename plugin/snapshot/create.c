@@ -215,7 +215,8 @@ make_points(Create *create)
                           .snapshot_id = plan->manifest->id,
                           .bitmap = plan->manifest->bitmap,
                           .old_bitmap = plan->incremental ? plan->base->bitmap : NULL,
-                          .staged = plan->staged};
+                          .staged = plan->staged,
+                          .needs_source = plan->needs_witness};
     }
 }
 

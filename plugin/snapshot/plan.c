@@ -84,6 +84,8 @@ vs_plan_full_reason(const VsDisk *disk, const VsBase *newest)
     g_autofree char *chain = vs_plan_chain(disk);
     if (g_strcmp0(chain, base->disk_chain) != 0)
         return g_strdup("the disk's image or backing chain is not the one of the snapshot before");
+    if (g_strcmp0(disk->chain_identity, base->disk_chain_identity) != 0)
+        return g_strdup("the disk's image was replaced, or a backing file replaced or written to");
     if (disk->is_shared)
         return g_strdup("the image is shared: it can change behind the dirty bitmap's back");
     if (disk->virtual_size_bytes < base->virtual_size_bytes)
@@ -117,6 +119,7 @@ make_manifest(const VsPlanContext *context, const VsDisk *disk, const VsBase *ba
     manifest->disk_source = g_strdup(disk->source);
     manifest->disk_format = g_strdup(disk->format);
     manifest->disk_chain = vs_plan_chain(disk);
+    manifest->disk_chain_identity = g_strdup(disk->chain_identity);
     // One name for all disks of a group: libvirt's checkpoints are the domain's, not a disk's.
     if (disk->can_track)
         manifest->bitmap =
@@ -135,17 +138,32 @@ find_reason(const VsPlanContext *context, const VsDisk *disk, const VsBase *base
     return reason;
 }
 
-// QEMU stages what the bitmap says, which leaves a new end out.
-static void
-refuse_staged_growth(VsPlanDisk *plan)
+// Why what is sound live is not so staged.
+static const char *
+staged_fault(const VsPlanDisk *plan)
 {
-    if (!plan->incremental || !plan->staged ||
-        plan->disk->virtual_size_bytes <= plan->base->virtual_size_bytes)
-        return;
-    plan->manifest->mode_reason = g_strdup("the disk has grown, and is captured staged");
-    g_free(plan->manifest->mode);
-    plan->manifest->mode = g_strdup("full");
-    plan->incremental = false;
+    // QEMU stages what the bitmap says, which leaves a new end out.
+    if (plan->disk->virtual_size_bytes > plan->base->virtual_size_bytes)
+        return "the disk has grown, and is captured staged";
+    // The staging file has no clean content: only the image itself can be the witness.
+    if (!find_end(plan->disk, plan->base) &&
+        (plan->disk->live_only || !g_path_is_absolute(plan->disk->source)))
+        return "whether the disk has been shorter meanwhile can't be told, as its image can't be "
+               "opened beside QEMU, and it is captured staged";
+    return NULL;
+}
+
+static void
+settle_disk(VsPlanDisk *plan)
+{
+    const char *fault = plan->incremental && plan->staged ? staged_fault(plan) : NULL;
+    if (fault) {
+        plan->manifest->mode_reason = g_strdup(fault);
+        g_free(plan->manifest->mode);
+        plan->manifest->mode = g_strdup("full");
+        plan->incremental = false;
+    }
+    plan->needs_witness = plan->incremental && !(plan->staged && find_end(plan->disk, plan->base));
 }
 
 VsPlanDisk *
@@ -158,7 +176,6 @@ vs_plan_disk(const VsPlanContext *context, const VsDisk *disk, VsBase *base)
     plan->base = g_steal_pointer(&base->manifest);
     plan->incremental = plan->manifest->mode_reason == NULL;
     plan->manifest->mode = g_strdup(plan->incremental ? "incremental" : "full");
-    plan->needs_witness = plan->incremental && !find_end(disk, plan->base);
     plan->staged = context->request->capture == VS_CAPTURE_STAGED ||
                    (context->request->capture == VS_CAPTURE_AUTO && disk->iothread);
     return plan;
@@ -173,7 +190,7 @@ vs_plan_settle_capture(const VsPlanContext *context, GPtrArray *plan)
     for (unsigned i = 0; i < plan->len; i++) {
         VsPlanDisk *disk = g_ptr_array_index(plan, i);
         disk->staged |= any && context->instance->one_capture;
-        refuse_staged_growth(disk);
+        settle_disk(disk);
     }
 }
 

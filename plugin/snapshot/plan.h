@@ -23,7 +23,7 @@ typedef struct {
     VsManifest *base;     // the disk's newest snapshot (perhaps deleted), NULL: none
     VsManifest *manifest; // of the snapshot to come, as far as it is known
     bool incremental;     // read only what base's bitmap says
-    bool needs_witness;   // nothing else tells whether the disk has been shorter meanwhile
+    bool needs_witness;   // its clean content is to be compared with base's (vs_pull_check)
     bool staged;
     char *distrust; // why its bitmap proved wrong while it was read; NULL: it did not
 } VsPlanDisk;
@@ -47,8 +47,8 @@ typedef struct {
 
 // The plan for one disk. base's manifest is taken.
 VsPlanDisk *vs_plan_disk(const VsPlanContext *context, const VsDisk *disk, VsBase *base);
-// Where the instance's disks are captured all in one way, one that is staged makes all staged.
-// plan: VsPlanDisk *, all disks of the request.
+// What the disks' ways of capture decide: where all of the instance's disks go one way, one that is
+// staged makes all staged; needs_witness. plan: VsPlanDisk *, all disks of the request.
 void vs_plan_settle_capture(const VsPlanContext *context, GPtrArray *plan);
 
 // The disks of the request, borrowed from the instance, in its order. VS_ERROR_NO_SUCH_DISK,

@@ -6,6 +6,7 @@
 
 #include "nbd-export/store/snapshot-reader.h"
 #include "plugin/error.h"
+#include "plugin/hypervisor/chain-identity.h"
 #include "plugin/snapshot/plan.h"
 
 static bool
@@ -37,6 +38,7 @@ identify_disks(const VsEngine *engine, VsInstance *instance, GError **error)
         }
         g_free(disk->id);
         disk->id = g_steal_pointer(&id);
+        disk->chain_identity = vs_chain_identity(disk->chain);
     }
     return true;
 }

@@ -208,7 +208,7 @@ on_stage(uint64_t done, uint64_t total, gpointer user_data)
     tick(staging->transfer);
 }
 
-// The disk itself, to ask what is allocated in it: a staging file has only what changed.
+// The disk itself, for its clean content: a staging file has only what changed.
 static VsPull *
 connect_image(const VsPlanDisk *plan, GError **error)
 {
@@ -224,7 +224,13 @@ last_content(uint64_t below, bool *found, uint64_t *offset, gpointer user_data, 
     return vs_snapshot_reader_last_content(user_data, below, found, offset, error);
 }
 
-// Whether the bitmap can have missed that the disk was shorter for a while.
+static bool
+read_base(uint64_t offset, void *data, size_t length, gpointer user_data, GError **error)
+{
+    return vs_snapshot_reader_read(user_data, offset, data, length, error);
+}
+
+// Whether the bitmap can have missed a change.
 static bool
 check_bitmap(Transfer *transfer, unsigned index, GError **error)
 {
@@ -234,7 +240,7 @@ check_bitmap(Transfer *transfer, unsigned index, GError **error)
     uint64_t size = plan->base->virtual_size_bytes;
     VsTree tree = {plan->base->root, vs_repository_chunk_count(repository, size)};
     g_autoptr(VsSnapshotReader) reader = vs_snapshot_reader_new(repository, &tree, size);
-    VsPullWitness witness = {.last_content = last_content, .user_data = reader};
+    VsPullWitness witness = {.last_content = last_content, .read = read_base, .user_data = reader};
     bool staged = transfer->job->points[index].staged;
     g_autoptr(VsPull) image = staged ? connect_image(plan, error) : NULL;
     if (staged && !image)
@@ -316,7 +322,7 @@ static bool
 has_something(const Transfer *transfer, unsigned index)
 {
     const VsPointDisk *point = &transfer->job->points[index];
-    return point->dirty_bytes > 0 || point->is_estimate || plan_of(transfer, index)->needs_witness;
+    return point->dirty_bytes > 0 || point->is_estimate || point->needs_source;
 }
 
 static bool

@@ -55,6 +55,7 @@ Full()
     manifest->disk_source = g_strdup("/images/a.qcow2");
     manifest->disk_format = g_strdup("qcow2");
     manifest->disk_chain = g_strdup("[\"/images/a.qcow2\"]");
+    manifest->disk_chain_identity = g_strdup("[\"12\"]");
     manifest->bitmap = g_strdup("virtsnap-s-0123456789abcdefghij");
     manifest->frozen_us = 2718;
     g_ptr_array_add(manifest->files, File("nvram", "/var/lib/libvirt/qemu/nvram/web.fd", 131072));
@@ -149,6 +150,7 @@ TEST(Manifest, EveryFieldComesBack)
     EXPECT_STREQ(back->disk_source, manifest->disk_source);
     EXPECT_STREQ(back->disk_format, manifest->disk_format);
     EXPECT_STREQ(back->disk_chain, manifest->disk_chain);
+    EXPECT_STREQ(back->disk_chain_identity, manifest->disk_chain_identity);
     EXPECT_STREQ(back->bitmap, manifest->bitmap);
     EXPECT_EQ(back->frozen_us, 2718);
     ASSERT_EQ(back->files->len, 3u);
@@ -172,7 +174,8 @@ TEST(Manifest, AbsentTextsComeBackAsNull)
          {&manifest->group, &manifest->name, &manifest->description, &manifest->mode_reason,
           &manifest->parent, &manifest->instance_id, &manifest->instance_name,
           &manifest->instance_kind, &manifest->instance_definition, &manifest->disk_target,
-          &manifest->disk_source, &manifest->disk_format, &manifest->disk_chain, &manifest->bitmap})
+          &manifest->disk_source, &manifest->disk_format, &manifest->disk_chain,
+          &manifest->disk_chain_identity, &manifest->bitmap})
         g_clear_pointer(text, g_free);
     std::string text = Encoded(manifest);
     g_autoptr(VsManifest) back = Decode(text);

@@ -106,6 +106,16 @@ TEST_F(FullReason, IsAnotherChain)
     EXPECT_NE(reason().find("backing chain"), std::string::npos);
 }
 
+TEST_F(FullReason, IsAnotherFileOfTheSameName)
+{
+    base_->disk_chain_identity = g_strdup("[\"12\",\"34:65536:1700000000000000000\"]");
+    EXPECT_NE(reason().find("replaced"), std::string::npos);
+    disk_->chain_identity = g_strdup(base_->disk_chain_identity);
+    EXPECT_EQ(reason(), "");
+    g_clear_pointer(&base_->disk_chain_identity, g_free);
+    EXPECT_NE(reason().find("replaced"), std::string::npos);
+}
+
 TEST_F(FullReason, IsAMissingBitmap)
 {
     g_ptr_array_set_size(disk_->bitmaps, 0);
@@ -226,12 +236,49 @@ TEST_F(Plan, StartsNoBitmapWhereNoneCanBe)
     EXPECT_EQ(plan()->manifest->bitmap, nullptr);
 }
 
-TEST_F(Plan, WantsAWitnessWithoutTheCompanionBitmapOnly)
+TEST_F(Plan, WantsAWitnessForEveryIncremental)
 {
-    EXPECT_FALSE(plan()->needs_witness);
+    VsPlanDisk *incremental = plan();
+    VsPlanDisk *distrusted = plan(nullptr, "the bitmap proved wrong");
+    settle_capture();
+    EXPECT_TRUE(incremental->needs_witness);
+    EXPECT_FALSE(distrusted->needs_witness);
+}
+
+TEST_F(Plan, WantsAWitnessForAStagedDiskWithoutTheCompanionBitmapOnly)
+{
+    disk_->iothread = true;
+    VsPlanDisk *staged = plan();
+    settle_capture();
+    EXPECT_TRUE(staged->incremental);
+    EXPECT_FALSE(staged->needs_witness);
     g_ptr_array_remove_index(disk_->bitmaps, 1);
-    EXPECT_TRUE(plan()->needs_witness);
-    EXPECT_FALSE(plan(nullptr, "the bitmap proved wrong")->needs_witness);
+    settle_capture();
+    EXPECT_TRUE(staged->incremental);
+    EXPECT_TRUE(staged->needs_witness);
+}
+
+TEST_F(Plan, ReadsInFullWhatIsStagedAndHasNoWitness)
+{
+    disk_->iothread = true;
+    g_ptr_array_remove_index(disk_->bitmaps, 1);
+    VsPlanDisk *encrypted = plan();
+    disk_->live_only = g_strdup("its image is encrypted");
+    settle_capture();
+    EXPECT_FALSE(encrypted->incremental);
+    EXPECT_STREQ(encrypted->manifest->mode, "full");
+    EXPECT_NE(std::string(encrypted->manifest->mode_reason).find("can't be told"),
+              std::string::npos);
+    g_clear_pointer(&disk_->live_only, g_free);
+    g_free(disk_->source);
+    disk_->source = g_strdup("nbd://localhost/disk");
+    VsPlanDisk *remote = plan();
+    settle_capture();
+    EXPECT_FALSE(remote->incremental);
+    request_.capture = VS_CAPTURE_LIVE;
+    VsPlanDisk *live = plan();
+    settle_capture();
+    EXPECT_TRUE(live->incremental);
 }
 
 TEST_F(Plan, ReadsInFullWhatIsDistrusted)
