@@ -212,7 +212,7 @@ on_stage(uint64_t done, uint64_t total, gpointer user_data)
 static VsPull *
 connect_image(const VsPlanDisk *plan, GError **error)
 {
-    g_auto(GStrv) command = vs_qemu_nbd_image(plan->disk->source, plan->disk->format, NULL);
+    g_auto(GStrv) command = vs_qemu_nbd_disk(plan->disk, NULL);
     VsPullSource source = {
         .socket = -1, .command = (const char *const *)command, .export_name = ""};
     return vs_pull_connect(&source, plan->disk->virtual_size_bytes, error);
