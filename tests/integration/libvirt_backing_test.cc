@@ -119,10 +119,12 @@ class LibvirtBacking : public LibvirtTest
 TEST_F(LibvirtBacking, AnImageCutOffFromItsBackingFilesIsWhatTheGuestSees)
 {
     define_backing("<backingStore/>");
+    write_offline("vda", 7 * kMiB, kCluster);
+    expect_next("full");
     start();
     expect_guest_sees(0, 0, 0);
     write("vda", 1 * kMiB, kCluster);
-    expect_chain_across_states();
+    expect_chain_across_states("incremental");
     expect_nothing_left(1);
 }
 
@@ -143,8 +145,11 @@ TEST_F(LibvirtBacking, ADefinitionThatSaysWhatTheHeadersSayIsOneIncrementalChain
     define_backing(backing(path("middle"), backing(path("bottom"), "<backingStore/>")));
     start();
     expect_guest_sees(kMiddle, kBottom, kBottom);
+    domain_->destroy();
+    expect_next("full");
+    start();
     write("vda", 5 * kMiB, kCluster);
-    expect_chain_across_states();
+    expect_chain_across_states("incremental");
     // Nor does it matter how much of it is said.
     for (const std::string &element :
          {backing(path("middle"), ""), backing(path("middle"), backing(path("bottom"), "")),
@@ -179,7 +184,10 @@ TEST_F(LibvirtBacking, AnOverlayOfLibvirtsIsOneIncrementalChain)
     ASSERT_NE(daemon_.must_virsh({"dumpxml", "vm", "--inactive"}).find("<backingStore type="),
               std::string::npos);
     write("vda", 5 * kMiB, kCluster);
-    expect_chain_across_states();
+    expect_next("full");
+    // That one's checkpoint took the old bitmap out of the backing file, which is a write to it.
+    expect_next("");
+    expect_chain_across_states("incremental");
 }
 
 TEST_F(LibvirtBacking, AChainThatTheDefinitionEndsFurtherUpIsRefusedWhileStopped)
@@ -193,10 +201,13 @@ TEST_F(LibvirtBacking, AChainThatTheDefinitionEndsFurtherUpIsRefusedWhileStopped
     write("vda", 1 * kMiB, kCluster);
     domain_->destroy();
     expect_refused({path("bottom")});
-    // As advised; nothing was missed.
+    // As advised. A backing file was written to, so that all is read once.
     must_run({"qemu-img", "rebase", "-u", "-b", "", path("middle")});
-    EXPECT_EQ(expect_next("incremental")[0]["read_bytes"].number(), static_cast<int64_t>(kCluster));
+    expect_next("full");
     expect_nothing_left(1);
+    start();
+    write("vda", 2 * kMiB, kCluster);
+    expect_chain_across_states("incremental");
 }
 
 TEST_F(LibvirtBacking, AnotherBackingFileThanTheHeadersIsRefusedWhileStopped)
