@@ -41,6 +41,18 @@ vs_disk_is_cut_off(const VsDisk *disk)
     return disk->chain_ends && disk->chain_formats->len == 1;
 }
 
+bool
+vs_disk_has_twin(const VsDisk *disk, const GPtrArray *disks)
+{
+    for (unsigned i = 0; i < disks->len; i++) {
+        const VsDisk *other = g_ptr_array_index(disks, i);
+        if (other != disk && other->chain->len > 0 && disk->chain->len > 0 &&
+            g_str_equal(other->chain->pdata[0], disk->chain->pdata[0]))
+            return true;
+    }
+    return false;
+}
+
 VsInstanceFile *
 vs_instance_file_new(const char *role, const char *path)
 {

@@ -56,6 +56,9 @@ void vs_disk_free(VsDisk *disk);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDisk, vs_disk_free)
 // Whether a definition says that the guest sees the image without any backing file.
 bool vs_disk_is_cut_off(const VsDisk *disk);
+// Whether another one of these disks has the same image: each one's bitmap misses what the other
+// writes. Their chains are known.
+bool vs_disk_has_twin(const VsDisk *disk, const GPtrArray *disks);
 VsInstance *vs_instance_new(void);
 void vs_instance_free(VsInstance *instance);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInstance, vs_instance_free)

@@ -17,6 +17,7 @@
 #include "plugin/hypervisor/handover.h"
 #include "plugin/hypervisor/libvirt-driver.h"
 #include "plugin/hypervisor/scratch.h"
+#include "plugin/hypervisor/storage-driver.h"
 
 G_BEGIN_DECLS
 
@@ -51,6 +52,12 @@ typedef struct {
     int64_t looked_us; // when the domain's state was asked for
     GError *lost;
 } VsLibvirtDriver;
+
+// The instance, from the live XML where the domain is active. Its definition is the inactive one,
+// from which the domain can be made again.
+VsInstance *vs_libvirt_parse_domain(VsDomain *domain, bool is_active, GError **error);
+// The owner of a stopped domain's images, which has the domain from then on.
+void vs_libvirt_owner(VsStorageOwner *owner, VsDomain *domain, const char *repository_id);
 
 // The bitmaps' common prefix.
 char *vs_libvirt_prefix(const char *repository_id);

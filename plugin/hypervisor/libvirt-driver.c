@@ -8,7 +8,6 @@
 #include "plugin/hypervisor/image-info.h"
 #include "plugin/hypervisor/libvirt-driver-private.h"
 #include "plugin/hypervisor/qmp-disks.h"
-#include "plugin/hypervisor/storage-driver.h"
 #include "qmp/block.h"
 
 char *
@@ -122,9 +121,8 @@ fill_disks(VsLibvirtDriver *driver, const VsInstance *instance, GError **error)
     return find_bitmaps(driver, instance, error) && find_jobs(driver, instance, error);
 }
 
-// The definition is the inactive one, from which the domain can be made again.
-static VsInstance *
-parse_domain(VsDomain *domain, bool is_active, GError **error)
+VsInstance *
+vs_libvirt_parse_domain(VsDomain *domain, bool is_active, GError **error)
 {
     g_autofree char *definition = vs_domain_xml(domain, true, error);
     g_autofree char *live = definition && is_active ? vs_domain_xml(domain, false, error) : NULL;
@@ -140,7 +138,7 @@ static VsInstance *
 describe(VsDriver *base, GCancellable *cancellable, GError **error)
 {
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
-    g_autoptr(VsInstance) instance = parse_domain(driver->domain, true, error);
+    g_autoptr(VsInstance) instance = vs_libvirt_parse_domain(driver->domain, true, error);
     if (!instance)
         return NULL;
     VsDomainState state;
@@ -202,7 +200,7 @@ recover(VsDriver *base, const VsOwnerCheck *check, GCancellable *cancellable, GE
     if (xml && (!backup || !end_leftover_job(driver, backup, error)))
         return false;
     sweep(driver);
-    g_autoptr(VsInstance) instance = parse_domain(driver->domain, true, error);
+    g_autoptr(VsInstance) instance = vs_libvirt_parse_domain(driver->domain, true, error);
     if (!instance)
         return false;
     vs_libvirt_adopt_bitmaps(driver->domain, driver->repository_id, instance);
@@ -213,7 +211,7 @@ static bool
 tidy(VsDriver *base, const VsKeptBitmap *kept, unsigned count, GError **error)
 {
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
-    g_autoptr(VsInstance) instance = parse_domain(driver->domain, true, error);
+    g_autoptr(VsInstance) instance = vs_libvirt_parse_domain(driver->domain, true, error);
     return instance && vs_libvirt_sync_checkpoints(driver->domain, driver->repository_id, instance,
                                                    kept, count, error);
 }
@@ -265,70 +263,6 @@ driver_new(VsDomain *domain, const char *repository_id, const char *instance_id)
     return &driver->base;
 }
 
-// A domain that is stopped ----------------------------------------------------------------------
-
-typedef struct {
-    VsDomain *domain;
-    char *repository_id;
-} Owner;
-
-static VsInstance *
-owner_describe(gpointer user_data, GError **error)
-{
-    Owner *owner = user_data;
-    VsInstance *instance = parse_domain(owner->domain, false, error);
-    if (instance)
-        instance->status = g_strdup("stopped");
-    return instance;
-}
-
-static bool
-owner_check_stopped(gpointer user_data, GError **error)
-{
-    Owner *owner = user_data;
-    VsDomainState state;
-    vs_domain_state(owner->domain, &state);
-    if (!state.is_active && !state.is_unreachable)
-        return true;
-    g_set_error(error, VS_ERROR, VS_ERROR_INSTANCE_STATUS, "domain '%s' %s",
-                vs_domain_name(owner->domain),
-                state.is_unreachable ? "can't be asked for its state: libvirt does not answer"
-                                     : "has been started meanwhile");
-    return false;
-}
-
-static bool
-owner_tidied(const VsInstance *instance, const VsKeptBitmap *kept, unsigned count,
-             gpointer user_data, GError **error)
-{
-    Owner *owner = user_data;
-    return vs_libvirt_sync_checkpoints(owner->domain, owner->repository_id, instance, kept, count,
-                                       error);
-}
-
-static void
-owner_free(gpointer user_data)
-{
-    Owner *owner = user_data;
-    vs_domain_free(owner->domain);
-    g_free(owner->repository_id);
-    g_free(owner);
-}
-
-static VsDriver *
-open_stopped(VsDomain *domain, const char *repository_id)
-{
-    Owner *owner = g_new0(Owner, 1);
-    owner->domain = domain;
-    owner->repository_id = g_strdup(repository_id);
-    VsStorageOwner callbacks = {.describe = owner_describe,
-                                .check_stopped = owner_check_stopped,
-                                .tidied = owner_tidied,
-                                .user_data = owner,
-                                .free = owner_free};
-    return vs_storage_driver_new(&callbacks, repository_id);
-}
-
 VsDriver *
 vs_libvirt_driver_open(const char *connect_uri, const char *name, const char *repository_id,
                        const char *instance_id, GError **error)
@@ -338,6 +272,9 @@ vs_libvirt_driver_open(const char *connect_uri, const char *name, const char *re
         return NULL;
     VsDomainState state;
     vs_domain_state(domain, &state);
-    return state.is_active ? driver_new(domain, repository_id, instance_id)
-                           : open_stopped(domain, repository_id);
+    if (state.is_active)
+        return driver_new(domain, repository_id, instance_id);
+    VsStorageOwner owner;
+    vs_libvirt_owner(&owner, domain, repository_id);
+    return vs_storage_driver_new(&owner, repository_id);
 }

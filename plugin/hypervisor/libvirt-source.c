@@ -3,40 +3,15 @@
 // qemu-nbd from the file that QEMU has copied the changes into (push).
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "plugin/hypervisor/libvirt-driver-private.h"
 #include "plugin/hypervisor/qemu-nbd.h"
+#include "plugin/hypervisor/unix-socket.h"
 
 #define STAGE_POLL_MS 200u
 
-static bool
-set_socket_error(const char *what, GError **error)
-{
-    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", what, g_strerror(errno));
-    return false;
-}
-
 // Pull ------------------------------------------------------------------------------------------
-
-static int
-connect_to_server(const VsLibvirtDriver *driver, GError **error)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/%s",
-                          driver->socket_folder->inner, VS_LIBVIRT_SOCKET);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && length < (int)sizeof address.sun_path &&
-        connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-        return fd;
-    set_socket_error("connecting to the domain's NBD socket", error);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
 
 // Once all are connected nobody else needs the socket's name.
 static void
@@ -52,7 +27,8 @@ static bool
 open_pull(VsLibvirtDriver *driver, VsLibvirtCapture *capture, VsPullSource *source, GError **error)
 {
     const VsPointDisk *disk = capture->disk;
-    int fd = connect_to_server(driver, error);
+    g_autofree char *path = g_build_filename(driver->socket_folder->inner, VS_LIBVIRT_SOCKET, NULL);
+    int fd = vs_unix_connect_nbd(path, error);
     if (fd < 0)
         return false;
     if (disk->disk->iothread)
@@ -115,8 +91,12 @@ static bool
 open_push(VsLibvirtDriver *driver, VsLibvirtCapture *capture, VsPullSource *source, GError **error)
 {
     capture->inherited = dup(capture->scratch->fd); // without close-on-exec, for qemu-nbd
-    if (capture->inherited < 0)
-        return set_socket_error("duplicating the staging file's descriptor", error);
+    if (capture->inherited < 0) {
+        int code = errno;
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(code),
+                    "duplicating the staging file's descriptor: %s", g_strerror(code));
+        return false;
+    }
     bool incremental = capture->disk->old_bitmap != NULL;
     capture->command = incremental ? vs_qemu_nbd_allocation(capture->inherited)
                                    : vs_qemu_nbd_staged(capture->inherited, NULL);

@@ -204,20 +204,6 @@ make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrAr
     return disk;
 }
 
-// One image as two disks: each one's bitmap misses what the other writes.
-static void
-find_shared(GPtrArray *disks)
-{
-    for (unsigned i = 0; i < disks->len; i++) {
-        VsDisk *a = g_ptr_array_index(disks, i);
-        for (unsigned j = 0; j < i; j++) {
-            VsDisk *b = g_ptr_array_index(disks, j);
-            if (g_str_equal(a->source, b->source))
-                a->is_shared = b->is_shared = true;
-        }
-    }
-}
-
 GPtrArray *
 vs_qmp_find_disks(const GPtrArray *devices, const VsQmpDeviceFacts *facts, const GPtrArray *nodes,
                   const char *cwd)
@@ -233,6 +219,9 @@ vs_qmp_find_disks(const GPtrArray *devices, const VsQmpDeviceFacts *facts, const
         name_disk(disk, device, disks->len);
         g_ptr_array_add(disks, disk);
     }
-    find_shared(disks);
+    for (unsigned i = 0; i < disks->len; i++) {
+        VsDisk *disk = g_ptr_array_index(disks, i);
+        disk->is_shared |= vs_disk_has_twin(disk, disks);
+    }
     return disks;
 }

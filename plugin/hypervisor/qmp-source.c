@@ -3,14 +3,13 @@
 // staging file (staged).
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "plugin/hypervisor/qemu-nbd.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
+#include "plugin/hypervisor/unix-socket.h"
 
 // Name of the bitmap that a staging image carries.
 #define STAGED_BITMAP "dirty"
@@ -37,26 +36,18 @@ set_socket_error(const char *what, GError **error)
     return false;
 }
 
-static bool
-fill_address(const VsQmpDriver *driver, struct sockaddr_un *address)
-{
-    address->sun_family = AF_UNIX;
-    return snprintf(address->sun_path, sizeof address->sun_path, "%s", driver->server_path) <
-           (int)sizeof address->sun_path;
-}
-
 // A listening socket in a folder that only we may enter.
 static int
 listen_privately(VsQmpDriver *driver, GError **error)
 {
-    struct sockaddr_un address = {0};
+    struct sockaddr_un address;
     vs_qmp_driver_forget_server(driver); // of a server that ended before all had connected
     driver->server_folder = g_dir_make_tmp("virtsnap-XXXXXX", error);
     if (!driver->server_folder)
         return -1;
     driver->server_path = g_build_filename(driver->server_folder, "nbd", NULL);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && fill_address(driver, &address) &&
+    if (fd >= 0 && vs_unix_address_init(&address, driver->server_path) &&
         bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 64) == 0)
         return fd;
     set_socket_error("creating", error);
@@ -103,20 +94,6 @@ vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error)
     return ok;
 }
 
-static int
-connect_to_server(VsQmpDriver *driver, GError **error)
-{
-    struct sockaddr_un address = {0};
-    fill_address(driver, &address);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-        return fd;
-    set_socket_error("connecting to", error);
-    if (fd >= 0)
-        close(fd);
-    return -1;
-}
-
 // Once every disk whose source is wanted is connected, nobody else needs the socket's name.
 static void
 forget_server_if_connected(VsQmpDriver *driver)
@@ -145,7 +122,7 @@ open_live(VsQmpDriver *driver, VsQmpCapture *capture, VsPullSource *source,
     if (!vs_qmp_export_add(driver->client, &export, cancellable, error))
         return false;
     capture->has_export = true;
-    int fd = connect_to_server(driver, error);
+    int fd = vs_unix_connect_nbd(driver->server_path, error);
     if (fd < 0)
         return false;
     capture->is_connected = true;

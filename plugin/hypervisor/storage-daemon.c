@@ -5,15 +5,14 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "plugin/hypervisor/unix-socket.h"
 #include "qmp/job.h"
 
 #define START_TIMEOUT_MS 10000u
@@ -64,16 +63,13 @@ set_errno_error(const char *what, GError **error)
 static bool
 meeting_init(Meeting *meeting, GError **error)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct sockaddr_un address;
     meeting->folder = g_dir_make_tmp("virtsnap-XXXXXX", error);
     if (!meeting->folder)
         return false;
     meeting->path = g_build_filename(meeting->folder, "qmp", NULL);
-    if (snprintf(address.sun_path, sizeof address.sun_path, "%s", meeting->path) >=
-        (int)sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
+    if (!vs_unix_address_init(&address, meeting->path))
         return set_errno_error("naming a socket", error);
-    }
     meeting->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     return (meeting->fd >= 0 &&
             bind(meeting->fd, (struct sockaddr *)&address, sizeof address) == 0 &&

@@ -137,21 +137,16 @@ examine(VsDisk *disk, GCancellable *cancellable, GError **error)
     return true;
 }
 
-// One image as two disks: only one of them can be opened for its bitmaps, and each one's bitmap
-// would miss what the other writes.
+// Of two disks with one image only one can be opened for its bitmaps.
 static void
-find_shared(GPtrArray *disks)
+mark_twins(const GPtrArray *disks)
 {
     for (unsigned i = 0; i < disks->len; i++) {
-        VsDisk *a = g_ptr_array_index(disks, i);
-        for (unsigned j = 0; j < i; j++) {
-            VsDisk *b = g_ptr_array_index(disks, j);
-            if (a->chain->len == 0 || b->chain->len == 0 ||
-                !g_str_equal(a->chain->pdata[0], b->chain->pdata[0]))
-                continue;
-            a->is_shared = b->is_shared = true;
-            a->can_track = b->can_track = false;
-        }
+        VsDisk *disk = g_ptr_array_index(disks, i);
+        if (!vs_disk_has_twin(disk, disks))
+            continue;
+        disk->is_shared = true;
+        disk->can_track = false;
     }
 }
 
@@ -164,7 +159,7 @@ describe(VsDriver *base, GCancellable *cancellable, GError **error)
         if (!examine(g_ptr_array_index(instance->disks, i), cancellable, error))
             return NULL;
     if (instance)
-        find_shared(instance->disks);
+        mark_twins(instance->disks);
     return g_steal_pointer(&instance);
 }
 
