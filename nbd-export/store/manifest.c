@@ -385,25 +385,52 @@ vs_manifest_decode(GBytes *bytes, GError **error)
     return manifest;
 }
 
-GBytes *
-vs_manifest_relabel(GBytes *bytes, const VsManifest *labels, GError **error)
+// The document's object, NULL where it is no manifest.
+static json_object *
+open_document(GBytes *bytes, GError **error)
 {
     g_autoptr(VsManifest) manifest = vs_manifest_decode(bytes, error);
     const char *cause = NULL;
 
-    if (manifest == NULL)
+    return manifest == NULL ? NULL : vs_sealed_json_decode(bytes, &cause);
+}
+
+// Takes the object.
+static GBytes *
+close_document(json_object *object, GError **error)
+{
+    GBytes *bytes = vs_sealed_json_encode(object);
+
+    json_object_put(object);
+    g_autoptr(VsManifest) readable = vs_manifest_decode(bytes, error);
+    if (readable == NULL)
+        g_clear_pointer(&bytes, g_bytes_unref);
+    return bytes;
+}
+
+GBytes *
+vs_manifest_relabel(GBytes *bytes, const VsManifest *labels, GError **error)
+{
+    json_object *object = open_document(bytes, error);
+
+    if (object == NULL)
         return NULL;
-    json_object *object = vs_sealed_json_decode(bytes, &cause);
     json_object_object_add(object, "name", text_to_json(labels->name));
     json_object_object_add(object, "description", text_to_json(labels->description));
     json_object_object_add(object, "expires_at_us", json_object_new_int64(labels->expires_at_us));
-    GBytes *relabelled = vs_sealed_json_encode(object);
-    json_object_put(object);
+    return close_document(object, error);
+}
 
-    g_autoptr(VsManifest) readable = vs_manifest_decode(relabelled, error);
-    if (readable == NULL)
-        g_clear_pointer(&relabelled, g_bytes_unref);
-    return relabelled;
+GBytes *
+vs_manifest_reidentify(GBytes *bytes, const VsManifest *identity, GError **error)
+{
+    json_object *object = open_document(bytes, error);
+
+    if (object == NULL)
+        return NULL;
+    json_object_object_add(object, "disk_chain_identity",
+                           text_to_json(identity->disk_chain_identity));
+    return close_document(object, error);
 }
 
 GBytes *

@@ -2,8 +2,8 @@
 // The manifest: the small file that makes a snapshot exist.
 //
 // What it says of the content (root, sizes, parent, point in time, disk, instance) never changes;
-// its labels (name, description, expiry) may, by atomically replacing the file. Pure: values in,
-// bytes out.
+// its labels (name, description, expiry) may, and disk_chain_identity, by atomically replacing the
+// file. Pure: values in, bytes out.
 //
 // The file is a sealed JSON document (sealed-json.h): "format" and then the members of VsManifest,
 // by their names, in their order. Texts are strings, or null for NULL; numbers are integers from 0
@@ -103,6 +103,10 @@ VsManifest *vs_manifest_decode(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED
 // and all else as it is: members that a newer program wrote stay.
 GBytes *vs_manifest_relabel(GBytes *bytes, const VsManifest *labels,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// The file with another's disk_chain_identity in the place of its own, and all else as it is.
+GBytes *vs_manifest_reidentify(GBytes *bytes, const VsManifest *identity,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // The same file without "files": a hidden base serves the next incremental, which needs none.
 GBytes *vs_manifest_drop_files(GBytes *bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -240,40 +240,55 @@ vs_repository_newest(VsRepository *repository, const char *disk_id, bool *hidden
 // relabel
 // -------------------------------------------------------------------------------------------
 
+// What a manifest becomes, given the values that it is to have.
+typedef GBytes *(*Edit)(GBytes *bytes, const VsManifest *values, GError **error);
+
 static bool
-relabel(VsRepository *repository, const VsManifest *labels, GError **error)
+edit_manifest(VsRepository *repository, const VsManifest *values, Edit edit, GError **error)
 {
     g_autoptr(GError) cause = NULL;
 
     if (!vs_repository_complete_commits(repository, error))
         return false;
     g_autoptr(GBytes) bytes =
-        vs_repository_get_object(repository, VS_REPOSITORY_SNAPSHOTS, labels->id, &cause);
+        vs_repository_get_object(repository, VS_REPOSITORY_SNAPSHOTS, values->id, &cause);
     if (is_not_found(cause))
-        return fail_not_found(repository, labels->id, error);
+        return fail_not_found(repository, values->id, error);
     if (bytes == NULL) {
         g_propagate_error(error, g_steal_pointer(&cause));
         return false;
     }
-    g_autoptr(GBytes) relabelled = vs_manifest_relabel(bytes, labels, error);
-    return relabelled != NULL && vs_repository_put_manifest(repository, VS_REPOSITORY_SNAPSHOTS,
-                                                            labels->id, relabelled, error);
+    g_autoptr(GBytes) edited = edit(bytes, values, error);
+    return edited != NULL && vs_repository_put_manifest(repository, VS_REPOSITORY_SNAPSHOTS,
+                                                        values->id, edited, error);
+}
+
+static bool
+edit_published(VsRepository *repository, const VsManifest *values, Edit edit, GError **error)
+{
+    g_assert(repository->use_fd >= 0);
+    if (!vs_id_is_valid(values->id, "s-"))
+        return fail_not_found(repository, values->id, error);
+    int lock = vs_repository_lock_publish(repository, error);
+    if (lock < 0)
+        return false;
+    bool done = edit_manifest(repository, values, edit, error);
+    close(lock);
+    if (!done)
+        g_prefix_error(error, "cannot relabel the snapshot %s: ", values->id);
+    return done;
 }
 
 bool
 vs_repository_relabel(VsRepository *repository, const VsManifest *manifest, GError **error)
 {
-    g_assert(repository->use_fd >= 0);
-    if (!vs_id_is_valid(manifest->id, "s-"))
-        return fail_not_found(repository, manifest->id, error);
-    int lock = vs_repository_lock_publish(repository, error);
-    if (lock < 0)
-        return false;
-    bool done = relabel(repository, manifest, error);
-    close(lock);
-    if (!done)
-        g_prefix_error(error, "cannot relabel the snapshot %s: ", manifest->id);
-    return done;
+    return edit_published(repository, manifest, vs_manifest_relabel, error);
+}
+
+bool
+vs_repository_reidentify(VsRepository *repository, const VsManifest *manifest, GError **error)
+{
+    return edit_published(repository, manifest, vs_manifest_reidentify, error);
 }
 
 // delete

@@ -106,6 +106,11 @@ VsManifest *vs_repository_newest(VsRepository *repository, const char *disk_id, 
 bool vs_repository_commit(VsRepository *repository, GPtrArray *manifests,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+// Replaces the stored manifest's disk_chain_identity by that of the one given: the files have
+// changed, but what they hold has not. Needs a lock.
+bool vs_repository_reidentify(VsRepository *repository, const VsManifest *manifest,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // Replaces the stored manifest's labels (name, description, expiry) by those of the one given.
 // Needs a lock.
 bool vs_repository_relabel(VsRepository *repository, const VsManifest *manifest,

@@ -35,6 +35,33 @@ vs_disk_free(VsDisk *disk)
     g_free(disk);
 }
 
+static GPtrArray *
+copy_texts(const GPtrArray *texts)
+{
+    GPtrArray *copy = g_ptr_array_new_with_free_func(g_free);
+    for (unsigned i = 0; i < texts->len; i++)
+        g_ptr_array_add(copy, g_strdup(g_ptr_array_index(texts, i)));
+    return copy;
+}
+
+VsDisk *
+vs_disk_copy_definition(const VsDisk *disk)
+{
+    VsDisk *copy = vs_disk_new();
+    copy->target = g_strdup(disk->target);
+    copy->source = g_strdup(disk->source);
+    copy->format = g_strdup(disk->format);
+    g_ptr_array_unref(copy->chain);
+    copy->chain = copy_texts(disk->chain);
+    g_ptr_array_unref(copy->chain_formats);
+    copy->chain_formats = copy_texts(disk->chain_formats);
+    copy->chain_ends = disk->chain_ends;
+    copy->is_shared = disk->is_shared;
+    copy->live_only = g_strdup(disk->live_only);
+    copy->unavailable = g_strdup(disk->unavailable);
+    return copy;
+}
+
 bool
 vs_disk_is_cut_off(const VsDisk *disk)
 {

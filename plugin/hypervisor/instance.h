@@ -54,6 +54,9 @@ typedef struct {
 VsDisk *vs_disk_new(void);
 void vs_disk_free(VsDisk *disk);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDisk, vs_disk_free)
+// What a definition says of a disk: target, source, format, its chain, is_shared, live_only,
+// unavailable.
+VsDisk *vs_disk_copy_definition(const VsDisk *disk);
 // Whether a definition says that the guest sees the image without any backing file.
 bool vs_disk_is_cut_off(const VsDisk *disk);
 // Whether another one of these disks has the same image: each one's bitmap misses what the other

@@ -22,7 +22,7 @@ vs_reach_clear(VsReach *reach)
     g_free(reach->name);
     g_free(reach->instance_id);
     g_free(reach->path);
-    g_free(reach->format);
+    vs_disk_free(reach->defined);
     g_free(reach->connect_uri);
     memset(reach, 0, sizeof *reach);
 }
@@ -147,8 +147,8 @@ vs_reach_list_domains(const char *connect_uri, GError **error)
 }
 
 #ifdef VS_HAVE_LIBVIRT
-// The format of the domain's disk with that image, NULL: it has none.
-static char *
+// The domain's disk with that image, NULL: it has none.
+static VsDisk *
 find_image_of(VsDomain *domain, const char *image)
 {
     g_autofree char *xml = vs_domain_xml(domain, true, NULL);
@@ -159,22 +159,21 @@ find_image_of(VsDomain *domain, const char *image)
         bool same = g_strcmp0(real, image) == 0;
         free(real);
         if (same)
-            return g_strdup(disk->format);
+            return vs_disk_copy_definition(disk);
     }
     return NULL;
 }
 #endif
 
-char *
-vs_reach_find_user(const char *connect_uri, const char *image, char **format)
+VsDisk *
+vs_reach_find_definition(const char *connect_uri, const char *image)
 {
 #ifdef VS_HAVE_LIBVIRT
     g_autoptr(GPtrArray) domains = vs_domain_list(connect_uri, NULL);
     for (unsigned i = 0; domains && i < domains->len; i++) {
-        VsDomain *domain = g_ptr_array_index(domains, i);
-        *format = find_image_of(domain, image);
-        if (*format)
-            return g_strdup(vs_domain_name(domain));
+        VsDisk *disk = find_image_of(g_ptr_array_index(domains, i), image);
+        if (disk)
+            return disk;
     }
 #endif
     return NULL;
@@ -190,7 +189,7 @@ vs_reach_open(const VsReach *reach, const char *repository_id, GCancellable *can
         return vs_qmp_driver_connect(reach->path, repository_id, reach->instance_id, cancellable,
                                      error);
     case VS_REACH_IMAGE:
-        vs_storage_image_owner(&owner, reach->path, reach->format);
+        vs_storage_image_owner(&owner, reach->path, reach->defined);
         return vs_storage_driver_new(&owner, repository_id);
     case VS_REACH_DOMAIN:
 #ifdef VS_HAVE_LIBVIRT

@@ -17,8 +17,8 @@ typedef struct {
     char *name;        // as it is shown and found again
     char *instance_id; // i-…, derived from this host and what does not change about it; NULL: image
     char *path;        // socket or image, absolute; NULL: domain
-    char *format;      // of an image, where the caller knows it: a raw disk's guest may have
-                       // written what looks like another; NULL: looked for
+    VsDisk *defined;   // of an image: what is known of the disk by its definition; the caller
+                       // sets it before vs_reach_open()
     char *connect_uri; // NULL: libvirt's default
 } VsReach;
 void vs_reach_clear(VsReach *reach);
@@ -34,10 +34,9 @@ bool vs_reach_find(VsReach *reach, const char *connect_uri, const char *instance
 GPtrArray *vs_reach_list_domains(const char *connect_uri, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_reach_free(VsReach *reach);
 
-// The name of a domain whose definition has that image as a disk, and the format that it says;
-// NULL: none is known.
-char *vs_reach_find_user(const char *connect_uri, const char *image,
-                         char **format) G_GNUC_WARN_UNUSED_RESULT;
+// The disk with that image (absolute, no link) in a domain's definition, NULL: none is known.
+VsDisk *vs_reach_find_definition(const char *connect_uri,
+                                 const char *image) G_GNUC_WARN_UNUSED_RESULT;
 
 // A domain's driver depends on whether it runs: ask with the instance's lock held.
 VsDriver *vs_reach_open(const VsReach *reach, const char *repository_id, GCancellable *cancellable,

@@ -40,8 +40,9 @@ VsDriver *vs_storage_driver_new(const VsStorageOwner *owner,
                                 const char *repository_id) G_GNUC_WARN_UNUSED_RESULT;
 
 // The owner of an unattached image: one disk, target "image"; instance without id and kind, named
-// "file:PATH", status "stopped". path: absolute. format: NULL to look what it is; who knows says
-// it, since a guest may have written into its raw disk what looks like another format.
-void vs_storage_image_owner(VsStorageOwner *owner, const char *path, const char *format);
+// "file:PATH", status "stopped". path: absolute. defined: copied, with source and format: what is
+// known of the disk by its definition. The image itself isn't asked for its format, since a guest
+// may have written into its raw disk what looks like another.
+void vs_storage_image_owner(VsStorageOwner *owner, const char *path, const VsDisk *defined);
 
 G_END_DECLS

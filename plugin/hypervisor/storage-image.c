@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include "plugin/error.h"
-#include "plugin/hypervisor/image-info.h"
-#include "plugin/hypervisor/qmp-disks.h"
 #include "plugin/hypervisor/storage-driver.h"
 
 static bool
@@ -30,7 +28,7 @@ check_is_there(const char *path, GError **error)
 
 typedef struct {
     char *path;
-    char *format; // NULL: as it looks
+    VsDisk *defined;
 } Image;
 
 static void
@@ -38,7 +36,7 @@ image_free(gpointer user_data)
 {
     Image *image = user_data;
     g_free(image->path);
-    g_free(image->format);
+    vs_disk_free(image->defined);
     g_free(image);
 }
 
@@ -46,32 +44,23 @@ static VsInstance *
 describe(gpointer user_data, GError **error)
 {
     const Image *image = user_data;
-    const char *path = image->path;
-    if (!check_is_there(path, error))
+    if (!check_is_there(image->path, error))
         return NULL;
-    g_autoptr(GError) failure = NULL;
-    g_autoptr(GPtrArray) chain =
-        vs_image_info_run(path, image->format, VS_IMAGE_INFO_CHAIN, NULL, &failure);
-    if (!chain) {
-        g_set_error_literal(error, VS_ERROR, VS_ERROR_DISK_STATUS, failure->message);
-        return NULL;
-    }
     VsInstance *instance = vs_instance_new();
-    instance->name = g_strconcat("file:", path, NULL);
+    instance->name = g_strconcat("file:", image->path, NULL);
     instance->status = g_strdup("stopped");
-    VsDisk *disk = vs_disk_new();
+    VsDisk *disk = vs_disk_copy_definition(image->defined);
+    g_free(disk->target);
     disk->target = g_strdup("image");
-    disk->source = vs_qmp_image_name(path, "/");
-    disk->format = g_strdup(((VsImageInfo *)g_ptr_array_index(chain, 0))->format);
     g_ptr_array_add(instance->disks, disk);
     return instance;
 }
 
 void
-vs_storage_image_owner(VsStorageOwner *owner, const char *path, const char *format)
+vs_storage_image_owner(VsStorageOwner *owner, const char *path, const VsDisk *defined)
 {
     Image *image = g_new0(Image, 1);
     image->path = g_strdup(path);
-    image->format = g_strdup(format);
+    image->defined = vs_disk_copy_definition(defined);
     *owner = (VsStorageOwner){.describe = describe, .user_data = image, .free = image_free};
 }

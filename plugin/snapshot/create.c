@@ -3,6 +3,7 @@
 
 #include "nbd-export/store/attachment.h"
 #include "plugin/error.h"
+#include "plugin/hypervisor/chain-identity.h"
 #include "plugin/snapshot/transfer.h"
 
 // Snapshots taken by hand that a disk may have, as the cloud service's quota is.
@@ -234,11 +235,22 @@ count_growth(Create *create)
 
 #define FREEZE_TIMEOUT_MS 10000u
 
+// What the next create will compare with: anything written from now on is no part of the snapshot.
+static void
+take_identities(Create *create)
+{
+    for (unsigned i = 0; i < create->plan->len; i++) {
+        const VsPlanDisk *plan = g_ptr_array_index(create->plan, i);
+        plan->manifest->disk_chain_identity = vs_chain_identity(plan->disk->chain);
+    }
+}
+
 static bool
 begin_point(Create *create, GError **error)
 {
     VsDriver *driver = create->session.driver;
     make_points(create);
+    take_identities(create);
     VsPoint point = {.disks = create->points,
                      .count = create->plan->len,
                      .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes},
@@ -304,16 +316,43 @@ transfer(Create *create, GError **error)
            !g_cancellable_set_error_if_cancelled(create->cancellable, error);
 }
 
+// Whether the disk's files are those that the snapshot was taken of.
+static bool
+is_untouched(const VsPlanDisk *plan)
+{
+    g_autofree char *identity = vs_chain_identity(plan->disk->chain);
+    return g_str_equal(identity, plan->manifest->disk_chain_identity);
+}
+
+// Ours were the bitmaps that went from its backing files: that was no change.
+static void
+renew_identity(Create *create, VsPlanDisk *plan)
+{
+    g_autoptr(GError) error = NULL;
+    if (is_untouched(plan))
+        return;
+    g_free(plan->manifest->disk_chain_identity);
+    plan->manifest->disk_chain_identity = vs_chain_identity(plan->disk->chain);
+    if (!vs_repository_reidentify(create->engine->repository, plan->manifest, &error))
+        g_debug("the next create reads in full: %s", error->message);
+}
+
 // Leaves in the hypervisor what the newest snapshot needs, and nothing else.
 static void
 clean_up(Create *create, bool is_taken)
 {
     VsDriver *driver = create->session.driver;
     g_autoptr(GError) unsettled = NULL, untidy = NULL;
+    g_autoptr(GPtrArray) untouched = g_ptr_array_new();
+    for (unsigned i = 0; is_taken && i < create->plan->len; i++)
+        if (is_untouched(g_ptr_array_index(create->plan, i)))
+            g_ptr_array_add(untouched, g_ptr_array_index(create->plan, i));
     if (!driver->ops->settle(driver, &unsettled))
         warn(create, "cleaning up in QEMU (the next create will do it)", unsettled);
     if (!tidy(create, is_taken, &untidy) && !unsettled)
         warn(create, "removing bitmaps (the next create will do it)", untidy);
+    for (unsigned i = 0; i < untouched->len; i++)
+        renew_identity(create, g_ptr_array_index(untouched, i));
 }
 
 // From the point in time on: all of it, or nothing is left.

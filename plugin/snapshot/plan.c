@@ -119,7 +119,6 @@ make_manifest(const VsPlanContext *context, const VsDisk *disk, const VsBase *ba
     manifest->disk_source = g_strdup(disk->source);
     manifest->disk_format = g_strdup(disk->format);
     manifest->disk_chain = vs_plan_chain(disk);
-    manifest->disk_chain_identity = g_strdup(disk->chain_identity);
     // One name for all disks of a group: libvirt's checkpoints are the domain's, not a disk's.
     if (disk->can_track)
         manifest->bitmap =

@@ -49,10 +49,10 @@ is_busy(const char *instance_id, gpointer user_data)
     return vs_catalogue_is_instance_busy(user_data, instance_id);
 }
 
-// The format that the image was remembered with, NULL: it is not known. "raw" outranks others: what
-// was raw once may hold whatever header its guest has written.
-static const char *
-remembered_format(const GPtrArray *known, const char *path)
+// The disk with the format that the image was remembered with, NULL: it is not known. "raw"
+// outranks others: what was raw once may hold whatever header its guest has written.
+static VsDisk *
+remembered_disk(const GPtrArray *known, const char *path)
 {
     const char *format = NULL;
     for (unsigned i = 0; i < known->len; i++) {
@@ -60,11 +60,17 @@ remembered_format(const GPtrArray *known, const char *path)
         if (g_strcmp0(disk->source, path) == 0 && disk->format && g_strcmp0(format, "raw") != 0)
             format = disk->format;
     }
-    return format;
+    if (!format)
+        return NULL;
+    VsDisk *disk = vs_disk_new();
+    disk->source = g_strdup(path);
+    disk->format = g_strdup(format);
+    return disk;
 }
 
-// An unattached image is known from the time when an instance had it, and by the format that it had
-// then: looking at the image for either would be to believe its guest.
+// An unattached image is known by the definition that has it, or else from the time when an
+// instance had it, with the format that it had then: looking at the image for either would be to
+// believe its guest.
 static bool
 know_image(const VsEngine *engine, VsReach *reach, GError **error)
 {
@@ -73,10 +79,10 @@ know_image(const VsEngine *engine, VsReach *reach, GError **error)
     g_autoptr(GPtrArray) known = vs_catalogue_known_disks(engine->catalogue, error);
     if (!known)
         return false;
-    g_autofree char *user = vs_reach_find_user(engine->connect_uri, reach->path, &reach->format);
-    if (!user)
-        reach->format = g_strdup(remembered_format(known, reach->path));
-    if (reach->format)
+    reach->defined = vs_reach_find_definition(engine->connect_uri, reach->path);
+    if (!reach->defined)
+        reach->defined = remembered_disk(known, reach->path);
+    if (reach->defined)
         return true;
     if (access(reach->path, F_OK) < 0) {
         g_set_error(error, VS_ERROR, VS_ERROR_NO_SUCH_DISK, "opening image '%s': %s", reach->path,

@@ -271,6 +271,18 @@ TEST_F(RepositoryTest, RelabellingChangesLabelsOnly)
     EXPECT_TRUE(Ids().empty());
 }
 
+TEST_F(RepositoryTest, ReidentifyingChangesTheChainsIdentityOnly)
+{
+    std::string id = Snapshot("a", kA, 1);
+    g_autoptr(VsManifest) identity = vs_repository_load(repository, id.c_str(), nullptr);
+    identity->disk_chain_identity = g_strdup("[\"13\"]");
+    identity->name = g_strdup("new name");
+    ASSERT_TRUE(vs_repository_reidentify(repository, identity, nullptr));
+    g_autoptr(VsManifest) loaded = vs_repository_load(repository, id.c_str(), nullptr);
+    EXPECT_STREQ(loaded->disk_chain_identity, "[\"13\"]");
+    EXPECT_EQ(loaded->name, nullptr);
+}
+
 TEST_F(RepositoryTest, PruneFreesWhatNothingReachesAndKeepsTheRest)
 {
     Disk large(300);

@@ -133,6 +133,8 @@ TEST_F(LibvirtCreate, IsExactAfterExternalSnapshotCommitAndGrowthBesideAStranger
     EXPECT_EQ(of(over, "vda")["mode"].text(), "full");
     EXPECT_EQ(of(over, "vdb")["mode"].text(), "incremental") << of(over, "vdb").dump();
     expect_nothing_left(1);
+    write_some("vda");
+    expect_next("incremental");
 
     write_some("vda");
     daemon_.must_virsh({"blockcommit", "vm", "vda", "--active", "--pivot", "--wait"});

@@ -210,8 +210,10 @@ TEST_F(LibvirtLiveOnly, DisksThatAreEncryptedAreSnapshottedWhileTheyRunAndElseRe
         redefine(target, std::string("<encryption format='luks'><secret type='passphrase' uuid='") +
                              kKey + "'/></encryption>" + target);
     }
-    for (const TestDisk &each : disks_)
+    for (const TestDisk &each : disks_) {
         expect_refused({"create", "vm", "--disk", each.disk.target}, "encrypted with a key");
+        expect_refused({"create", "file:" + each.disk.path}, "encrypted with a key");
+    }
     start();
     write("vda", 0, 2 * kMiB);
     write_some("vdb");
@@ -244,8 +246,10 @@ TEST_F(LibvirtLiveOnly, DisksThatArePartsOfFilesAreThesePartsOrRefused)
     write_some("vdb");
     EXPECT_EQ(of(expect_next(""), "vdb")["mode"].text(), "incremental");
     domain_->quit();
-    for (const TestDisk &each : disks_)
+    for (const TestDisk &each : disks_) {
         expect_refused({"create", "vm", "--disk", each.disk.target}, "part of its image");
+        expect_refused({"create", "file:" + each.disk.path}, "part of its image");
+    }
     start();
     write_some("vdb");
     EXPECT_EQ(of(expect_next(""), "vdb")["mode"].text(), "incremental");

@@ -129,7 +129,10 @@ class Storage
     of_image(const std::string &path)
     {
         VsStorageOwner owner;
-        vs_storage_image_owner(&owner, path.c_str(), nullptr);
+        g_autoptr(VsDisk) defined = vs_disk_new();
+        defined->source = g_strdup(path.c_str());
+        defined->format = g_strdup(g_str_has_suffix(path.c_str(), "raw") ? "raw" : "qcow2");
+        vs_storage_image_owner(&owner, path.c_str(), defined);
         return std::make_unique<Storage>(owner);
     }
 

@@ -251,6 +251,23 @@ TEST(Manifest, RelabellingKeepsAllElseEvenWhatIsUnknown)
     EXPECT_TRUE(g_error_matches(error, VS_MANIFEST_ERROR, VS_MANIFEST_ERROR_CORRUPT));
 }
 
+TEST(Manifest, ReidentifyingKeepsAllElseEvenWhatIsUnknown)
+{
+    g_autoptr(VsManifest) manifest = Full();
+    std::string text = Replaced(Encoded(manifest), "\"kind\"", "\"colour\":[1,{}],\n  \"kind\"");
+    g_autoptr(GBytes) bytes = g_bytes_new(text.data(), text.size());
+    g_autoptr(VsManifest) identity = vs_manifest_new();
+    identity->disk_chain_identity = g_strdup("[\"13\"]");
+    g_autoptr(GBytes) edited = vs_manifest_reidentify(bytes, identity, nullptr);
+    ASSERT_NE(edited, nullptr);
+    EXPECT_NE(Text(edited).find("\"colour\":["), std::string::npos);
+    g_autoptr(VsManifest) back = Decode(Text(edited));
+    ASSERT_NE(back, nullptr);
+    EXPECT_STREQ(back->disk_chain_identity, "[\"13\"]");
+    EXPECT_STREQ(back->name, manifest->name);
+    EXPECT_STREQ(back->disk_chain, manifest->disk_chain);
+}
+
 TEST(Manifest, FieldsThatCannotBeAreRefused)
 {
     g_autoptr(VsManifest) manifest = Full();
