@@ -3,19 +3,25 @@
 //
 // A bitmap lives in an image, and images can be exchanged or copied under their names: those of two
 // disks of one group even hold bitmaps of the same name. And no bitmap at all records what is
-// written into a backing file in place.
+// written into a backing file in place, or into an external data file.
 #pragma once
 
 #include <glib.h>
+#include <stdbool.h>
 
 G_BEGIN_DECLS
 
 // chain: char *, absolute paths or URIs, top first. JSON text: an array with one element for each.
-// The top's is its inode number; those below, which nobody should write, have "inode:size:time of
-// the last write in ns"; null is what is not a regular file here (a device, a server's). Files are
-// followed through symbolic links. The caller's.
+//   top, a file            its inode number
+//   below, a file          "inode:size:time of the last write in ns": nobody should write it
+//   below, a block device  "number:boot:writes:sectors written:discards:sectors discarded", as the
+//                          kernel has counted since it booted (Documentation/block/stat.rst there)
+//   else                   null: a server's, or not there for us; taken for the same
+// Files are followed through symbolic links. The caller's.
 //
-// A file system that changes inode numbers from mount to mount costs a full read each time.
-char *vs_chain_identity(const GPtrArray *chain);
+// NULL where it can't be told: an image with an external data file; in_use (a running machine has
+// the files open), a backing file that no QEMU has open under this name, while the top one is. A
+// file system that changes inode numbers from mount to mount costs a full read each time.
+char *vs_chain_identity(const GPtrArray *chain, bool in_use);
 
 G_END_DECLS

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #define LOCK_PERM_BASE 100
+#define PERM_READ 0   // log2(BLK_PERM_CONSISTENT_READ)
 #define PERM_WRITE 1  // log2(BLK_PERM_WRITE)
 #define PERM_RESIZE 3 // log2(BLK_PERM_RESIZE)
 
@@ -28,6 +29,12 @@ vs_image_lock_is_written(int fd)
 {
     return is_locked(fd, LOCK_PERM_BASE + PERM_WRITE) ||
            is_locked(fd, LOCK_PERM_BASE + PERM_RESIZE);
+}
+
+bool
+vs_image_lock_is_held(int fd)
+{
+    return is_locked(fd, LOCK_PERM_BASE + PERM_READ) || vs_image_lock_is_written(fd);
 }
 
 bool

@@ -19,7 +19,10 @@ int vs_image_lock_open(const char *path) G_GNUC_WARN_UNUSED_RESULT;
 // Costs a system call or two. False too where the file system knows no locks.
 bool vs_image_lock_is_written(int fd);
 
-// The same for an image by name; false where it can't be opened.
+// Whether a QEMU has the image open, to read or to write. As above.
+bool vs_image_lock_is_held(int fd);
+
+// Whether a QEMU may write to an image by name; false where it can't be opened.
 bool vs_image_lock_is_path_written(const char *path);
 
 G_END_DECLS

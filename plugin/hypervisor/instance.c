@@ -123,6 +123,12 @@ vs_instance_free(VsInstance *instance)
     g_free(instance);
 }
 
+bool
+vs_instance_is_running(const VsInstance *instance)
+{
+    return !g_str_equal(instance->status, "stopped");
+}
+
 static bool
 answers_to(const VsDisk *disk, const char *name)
 {

@@ -16,7 +16,8 @@ typedef struct {
     char *source;         // image, absolute path or URI
     char *format;         // "qcow2", "raw", …
     GPtrArray *chain;     // char *: image and its backing files, top first
-    char *chain_identity; // of those files (chain-identity.h), NULL until identified
+    char *chain_identity; // of those files (chain-identity.h), NULL until identified, or
+                          // where it can't be told
     uint64_t virtual_size_bytes;
     bool can_track;          // changes to it can be recorded in a dirty bitmap here
     bool persistent_bitmaps; // the image can store them
@@ -65,6 +66,9 @@ bool vs_disk_has_twin(const VsDisk *disk, const GPtrArray *disks);
 VsInstance *vs_instance_new(void);
 void vs_instance_free(VsInstance *instance);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsInstance, vs_instance_free)
+
+// Whether a QEMU has its disks open.
+bool vs_instance_is_running(const VsInstance *instance);
 
 // The disk that name selects (id, target or alias), NULL: none. Borrowed.
 VsDisk *vs_instance_find_disk(const VsInstance *instance, const char *name);

@@ -235,13 +235,19 @@ count_growth(Create *create)
 
 #define FREEZE_TIMEOUT_MS 10000u
 
+static char *
+identify(const Create *create, const VsPlanDisk *plan)
+{
+    return vs_chain_identity(plan->disk->chain, vs_instance_is_running(create->session.instance));
+}
+
 // What the next create will compare with: anything written from now on is no part of the snapshot.
 static void
 take_identities(Create *create)
 {
     for (unsigned i = 0; i < create->plan->len; i++) {
         const VsPlanDisk *plan = g_ptr_array_index(create->plan, i);
-        plan->manifest->disk_chain_identity = vs_chain_identity(plan->disk->chain);
+        plan->manifest->disk_chain_identity = identify(create, plan);
     }
 }
 
@@ -318,10 +324,10 @@ transfer(Create *create, GError **error)
 
 // Whether the disk's files are those that the snapshot was taken of.
 static bool
-is_untouched(const VsPlanDisk *plan)
+is_untouched(const Create *create, const VsPlanDisk *plan)
 {
-    g_autofree char *identity = vs_chain_identity(plan->disk->chain);
-    return g_str_equal(identity, plan->manifest->disk_chain_identity);
+    g_autofree char *identity = identify(create, plan);
+    return g_strcmp0(identity, plan->manifest->disk_chain_identity) == 0;
 }
 
 // Ours were the bitmaps that went from its backing files: that was no change.
@@ -329,10 +335,10 @@ static void
 renew_identity(Create *create, VsPlanDisk *plan)
 {
     g_autoptr(GError) error = NULL;
-    if (is_untouched(plan))
+    if (is_untouched(create, plan))
         return;
     g_free(plan->manifest->disk_chain_identity);
-    plan->manifest->disk_chain_identity = vs_chain_identity(plan->disk->chain);
+    plan->manifest->disk_chain_identity = identify(create, plan);
     if (!vs_repository_reidentify(create->engine->repository, plan->manifest, &error))
         g_debug("the next create reads in full: %s", error->message);
 }
@@ -345,7 +351,7 @@ clean_up(Create *create, bool is_taken)
     g_autoptr(GError) unsettled = NULL, untidy = NULL;
     g_autoptr(GPtrArray) untouched = g_ptr_array_new();
     for (unsigned i = 0; is_taken && i < create->plan->len; i++)
-        if (is_untouched(g_ptr_array_index(create->plan, i)))
+        if (is_untouched(create, g_ptr_array_index(create->plan, i)))
             g_ptr_array_add(untouched, g_ptr_array_index(create->plan, i));
     if (!driver->ops->settle(driver, &unsettled))
         warn(create, "cleaning up in QEMU (the next create will do it)", unsettled);

@@ -84,7 +84,10 @@ vs_plan_full_reason(const VsDisk *disk, const VsBase *newest)
     g_autofree char *chain = vs_plan_chain(disk);
     if (g_strcmp0(chain, base->disk_chain) != 0)
         return g_strdup("the disk's image or backing chain is not the one of the snapshot before");
-    if (g_strcmp0(disk->chain_identity, base->disk_chain_identity) != 0)
+    if (!disk->chain_identity || !base->disk_chain_identity)
+        return g_strdup("whether its image and backing files are the same as at the snapshot "
+                        "before can't be told");
+    if (!g_str_equal(disk->chain_identity, base->disk_chain_identity))
         return g_strdup("the disk's image was replaced, or a backing file replaced or written to");
     if (disk->is_shared)
         return g_strdup("the image is shared: it can change behind the dirty bitmap's back");

@@ -38,7 +38,7 @@ identify_disks(const VsEngine *engine, VsInstance *instance, GError **error)
         }
         g_free(disk->id);
         disk->id = g_steal_pointer(&id);
-        disk->chain_identity = vs_chain_identity(disk->chain);
+        disk->chain_identity = vs_chain_identity(disk->chain, vs_instance_is_running(instance));
     }
     return true;
 }

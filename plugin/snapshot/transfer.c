@@ -242,17 +242,20 @@ check_bitmap(Transfer *transfer, unsigned index, GError **error)
     g_autoptr(VsSnapshotReader) reader = vs_snapshot_reader_new(repository, &tree, size);
     VsPullWitness witness = {.last_content = last_content, .read = read_base, .user_data = reader};
     bool staged = transfer->job->points[index].staged;
-    g_autoptr(VsPull) image = staged ? connect_image(plan, error) : NULL;
-    if (staged && !image)
-        return false;
     GError *cause = NULL;
-    if (vs_pull_check(disk->pull, staged ? image : disk->pull, &witness, disk->options.dirty_from,
-                      &cause))
+    g_autoptr(VsPull) image = staged ? connect_image(plan, &cause) : NULL;
+    if (!cause && vs_pull_check(disk->pull, staged ? image : disk->pull, &witness,
+                                disk->options.dirty_from, &cause))
         return true;
-    if (g_error_matches(cause, VS_PULL_ERROR, VS_PULL_ERROR_DISTRUSTED)) {
-        g_set_error_literal(error, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED, cause->message);
+    if (g_error_matches(cause, VS_PULL_ERROR, VS_PULL_ERROR_DISTRUSTED))
         plan->distrust = g_strdup(cause->message);
-    } else
+    else if (staged && cause->domain == VS_PULL_ERROR && cause->code != VS_PULL_ERROR_CANCELLED)
+        plan->distrust = g_strdup_printf("its image can't be looked at beside QEMU, whether "
+                                         "anything was missed: %s",
+                                         cause->message);
+    if (plan->distrust)
+        g_set_error_literal(error, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED, plan->distrust);
+    else
         g_propagate_prefixed_error(error, g_error_copy(cause), "disk '%s': ", plan->disk->target);
     g_error_free(cause);
     return false;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <string>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <vector>
 
 #include "plugin/hypervisor/chain-identity.h"
@@ -23,13 +24,32 @@ class ChainIdentity : public testing::Test
             std::ofstream(path) << "content of " << path;
     }
     static std::string
-    identity(const std::vector<std::string> &chain)
+    identity(const std::vector<std::string> &chain, bool in_use = false)
     {
         g_autoptr(GPtrArray) paths = g_ptr_array_new();
         for (const std::string &path : chain)
             g_ptr_array_add(paths, const_cast<char *>(path.c_str()));
-        g_autofree char *text = vs_chain_identity(paths);
-        return text;
+        g_autofree char *text = vs_chain_identity(paths, in_use);
+        return text ? text : "unknown";
+    }
+    // Holds the image as a QEMU that reads it does, until the test's end.
+    void
+    hold(const std::string &path)
+    {
+        int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        struct flock lock = {};
+        lock.l_type = F_RDLCK;
+        lock.l_whence = SEEK_SET;
+        lock.l_start = 100;
+        lock.l_len = 1;
+        ASSERT_EQ(fcntl(fd, F_OFD_SETLK, &lock), 0);
+        held_.push_back(fd);
+    }
+    void
+    TearDown() override
+    {
+        for (int fd : held_)
+            close(fd);
     }
     // A later time of writing, whatever the clock's step.
     static void
@@ -45,6 +65,7 @@ class ChainIdentity : public testing::Test
     support::TempDir dir_;
     std::string top_ = dir_.file("top.qcow2");
     std::string base_ = dir_.file("base.qcow2");
+    std::vector<int> held_;
 };
 
 TEST_F(ChainIdentity, StaysWhileTheGuestWrites)
@@ -85,6 +106,28 @@ TEST_F(ChainIdentity, KnowsNothingOfWhatIsNoRegularFile)
     EXPECT_EQ(identity({"nbd://localhost/disk", dir_.file("absent"), dir_.path()}),
               "[null,null,null]");
     EXPECT_EQ(identity({}), "[]");
+}
+
+TEST_F(ChainIdentity, IsUnknownWhereARunningMachineHasAnotherFileOpen)
+{
+    const std::string known = identity({top_, base_});
+    EXPECT_EQ(identity({top_, base_}, true), known); // no locks at all tell nothing
+    hold(top_);
+    EXPECT_EQ(identity({top_, base_}, true), "unknown");
+    EXPECT_EQ(identity({top_, base_}, false), known);
+    hold(base_);
+    EXPECT_EQ(identity({top_, base_}, true), known);
+}
+
+TEST_F(ChainIdentity, IsUnknownWithAnExternalDataFile)
+{
+    std::string header("QFI\xfb\0\0\0\3", 8);
+    header.resize(79);
+    for (const bool has_data_file : {false, true}) {
+        std::ofstream(base_) << header << (has_data_file ? '\4' : '\0');
+        EXPECT_EQ(identity({top_, base_}) == "unknown", has_data_file);
+        EXPECT_EQ(identity({base_}) == "unknown", has_data_file);
+    }
 }
 
 } // namespace

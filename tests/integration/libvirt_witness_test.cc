@@ -96,6 +96,49 @@ TEST_F(LibvirtWitness, ABackingFileWrittenInPlaceMeansAFullRead)
     expect_one("incremental");
 }
 
+// The machine goes on with the file that has lost its name; once it starts again it has the other.
+TEST_F(LibvirtWitness, ABackingFileReplacedUnderARunningDomainMeansAFullReadAfterIt)
+{
+    const std::string base = dir_.file("base.qcow2"), other = dir_.file("other.qcow2");
+    add_disk("vda", kSize);
+    for (const std::string &image : {base, other})
+        must_run({"qemu-img", "create", "-q", "-f", "qcow2", image, std::to_string(kSize)});
+    must_run({"qemu-io", "-f", "qcow2", "-c", write_command(2 * kMiB, kMiB, 9), other});
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
+              disk("vda").disk.path});
+    define();
+    start();
+    write("vda", 8 * kMiB, kMiB);
+    expect_one("full");
+    expect_one("incremental");
+    std::filesystem::rename(other, base);
+    expect_one("full", "can't be told");
+    domain_->quit();
+    adopt_image("vda");
+    expect_one("full", "can't be told");
+    start();
+    expect_one("incremental");
+}
+
+TEST_F(LibvirtWitness, AStagedDiskWhoseHeaderLeadsNowhereIsReadInFull)
+{
+    const std::string base = dir_.file("base.qcow2"), moved = dir_.file("moved.qcow2");
+    add_disk("vda", kSize);
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", base, std::to_string(kSize)});
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
+              disk("vda").disk.path});
+    std::filesystem::rename(base, moved);
+    define();
+    redefine("<target dev='vda'", "<backingStore type='file'><format type='qcow2'/><source file='" +
+                                      moved + "'/><backingStore/></backingStore><target dev='vda'");
+    start();
+    write("vda", 8 * kMiB, kMiB);
+    expect_one("full", "", {"--capture", "staged"});
+    expect_one("full", "beside QEMU", {"--capture", "staged"});
+    expect_one("incremental", "", {"--capture", "live"});
+    EXPECT_EQ(tmp_.content(), "");
+}
+
 TEST_F(LibvirtWitness, ACutThatIsFilledWithAllocatedZeroesMeansAFullRead)
 {
     add_disk("vda", kSize);

@@ -42,6 +42,8 @@ class FullReason : public testing::Test
         end_->count_bytes = 65536;
         base_->bitmap = g_strdup(kBitmap);
         base_->disk_chain = vs_plan_chain(disk_);
+        base_->disk_chain_identity = g_strdup("[\"12\",\"34:65536:1600000000000000000\"]");
+        disk_->chain_identity = g_strdup(base_->disk_chain_identity);
         base_->virtual_size_bytes = 1 << 30;
     }
     void
@@ -108,12 +110,20 @@ TEST_F(FullReason, IsAnotherChain)
 
 TEST_F(FullReason, IsAnotherFileOfTheSameName)
 {
+    g_free(base_->disk_chain_identity);
     base_->disk_chain_identity = g_strdup("[\"12\",\"34:65536:1700000000000000000\"]");
     EXPECT_NE(reason().find("replaced"), std::string::npos);
+    g_free(disk_->chain_identity);
     disk_->chain_identity = g_strdup(base_->disk_chain_identity);
     EXPECT_EQ(reason(), "");
+}
+
+TEST_F(FullReason, IsThatTheFilesCannotBeToldToBeTheSame)
+{
+    g_clear_pointer(&disk_->chain_identity, g_free);
+    EXPECT_NE(reason().find("can't be told"), std::string::npos);
     g_clear_pointer(&base_->disk_chain_identity, g_free);
-    EXPECT_NE(reason().find("replaced"), std::string::npos);
+    EXPECT_NE(reason().find("can't be told"), std::string::npos);
 }
 
 TEST_F(FullReason, IsAMissingBitmap)
