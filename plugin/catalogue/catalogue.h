@@ -38,6 +38,24 @@ int vs_catalogue_lock_instance(VsCatalogue *catalogue, const char *instance_id,
 // Whether somebody, this process included, holds that lock.
 bool vs_catalogue_is_instance_busy(VsCatalogue *catalogue, const char *instance_id);
 
+// Notes on a lock that is held where something is about to be made that outlives the process, in a
+// QEMU or in images: INSTANCE, and libvirt's URI that reaches it (NULL: its default). instance
+// NULL: nothing of it is left. Should the process die between, vs_catalogue_list_abandoned() finds
+// it.
+bool vs_catalogue_note_work(int lock, const char *instance, const char *connect_uri,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Work whose process has died.
+typedef struct {
+    char *id; // of the lock: i-… or d-…
+    char *instance;
+    char *connect_uri;
+} VsAbandoned;
+void vs_abandoned_free(VsAbandoned *abandoned);
+// VsAbandoned *. Costs a look at each instance that ever was snapshotted.
+GPtrArray *vs_catalogue_list_abandoned(VsCatalogue *catalogue,
+                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // The error text of a snapshot whose process died.
 #define VS_CATALOGUE_ABANDONED "the process that made it has died"
 

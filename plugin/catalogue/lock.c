@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -118,4 +119,75 @@ vs_catalogue_lock_instance(VsCatalogue *catalogue, const char *instance_id, GErr
     }
     close(fd);
     return -1;
+}
+
+// Abandoned work --------------------------------------------------------------------------------
+
+// A name or a path, and a URI; what is longer than this was not written by us.
+#define NOTE_MAX_BYTES 8192
+
+// "INSTANCE\nURI". A path may have line feeds in it, a URI has none.
+bool
+vs_catalogue_note_work(int lock, const char *instance, const char *connect_uri, GError **error)
+{
+    g_autofree char *note =
+        instance != NULL ? g_strdup_printf("%s\n%s", instance, connect_uri ? connect_uri : "")
+                         : g_strdup("");
+    size_t length = strlen(note);
+    if (ftruncate(lock, 0) == 0 && pwrite(lock, note, length, 0) == (ssize_t)length)
+        return true;
+    g_set_error(error, VS_ERROR, VS_ERROR_FAILED, "noting what is worked on: %s",
+                g_strerror(errno));
+    return false;
+}
+
+void
+vs_abandoned_free(VsAbandoned *abandoned)
+{
+    if (abandoned == NULL)
+        return;
+    g_free(abandoned->id);
+    g_free(abandoned->instance);
+    g_free(abandoned->connect_uri);
+    g_free(abandoned);
+}
+
+// What is noted there, NULL: nothing, or somebody is at work.
+static char *
+read_note(const VsCatalogue *catalogue, const char *id)
+{
+    char note[NOTE_MAX_BYTES];
+    int fd = open_lock(catalogue, id, O_RDONLY);
+    if (fd < 0)
+        return NULL;
+    ssize_t length = flock(fd, LOCK_SH | LOCK_NB) == 0 ? pread(fd, note, sizeof note, 0) : 0;
+    close(fd);
+    bool is_note =
+        length > 0 && (size_t)length < sizeof note && memchr(note, '\0', (size_t)length) == NULL;
+    return is_note ? g_strndup(note, (gsize)length) : NULL;
+}
+
+GPtrArray *
+vs_catalogue_list_abandoned(VsCatalogue *catalogue, GError **error)
+{
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)vs_abandoned_free);
+    g_autofree char *path =
+        g_build_filename(vs_repository_path(catalogue->repository), "locks", NULL);
+    g_autoptr(GDir) folder = g_dir_open(path, 0, error);
+    if (folder == NULL)
+        return NULL;
+    for (const char *id; (id = g_dir_read_name(folder)) != NULL;) {
+        if (!vs_id_is_valid(id, "i-") && !vs_id_is_valid(id, "d-"))
+            continue;
+        g_autofree char *note = read_note(catalogue, id);
+        char *end = note != NULL ? strrchr(note, '\n') : NULL;
+        if (end == NULL)
+            continue;
+        *end = '\0';
+        VsAbandoned *abandoned = g_new(VsAbandoned, 1);
+        *abandoned =
+            (VsAbandoned){g_strdup(id), g_strdup(note), end[1] != '\0' ? g_strdup(end + 1) : NULL};
+        g_ptr_array_add(all, abandoned);
+    }
+    return g_steal_pointer(&all);
 }

@@ -43,7 +43,7 @@ vs_cmd_cancel(VsInvocation *invocation, GError **error)
 {
     if (!vs_options_parse(invocation, NULL, error))
         return false;
-    g_autoptr(VsContext) context = vs_context_open(invocation, error);
+    g_autoptr(VsContext) context = vs_context_open_to_write(invocation, error);
     if (context == NULL)
         return false;
     const char *id = invocation->arguments[0];

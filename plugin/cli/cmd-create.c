@@ -112,7 +112,7 @@ on_progress(const VsProgress *progress, gpointer user_data)
 static VsCreateResult *
 create(const VsInvocation *invocation, const VsCreateRequest *request, GError **error)
 {
-    g_autoptr(VsContext) context = vs_context_open(invocation, error);
+    g_autoptr(VsContext) context = vs_context_open_to_write(invocation, error);
     if (context == NULL)
         return NULL;
     g_autoptr(VsInterrupt) interrupt = vs_interrupt_new();

@@ -92,7 +92,7 @@ vs_cmd_delete(VsInvocation *invocation, GError **error)
     };
     if (!vs_options_parse(invocation, options, error))
         return false;
-    g_autoptr(VsContext) context = vs_context_open(invocation, error);
+    g_autoptr(VsContext) context = vs_context_open_to_write(invocation, error);
     if (context == NULL)
         return false;
     g_autoptr(GPtrArray) snapshots = find_all(context, invocation->arguments, error);

@@ -138,7 +138,7 @@ vs_cmd_modify(VsInvocation *invocation, GError **error)
     };
     if (!vs_options_parse(invocation, options, error) || !validate(&change, error))
         return false;
-    g_autoptr(VsContext) context = vs_context_open(invocation, error);
+    g_autoptr(VsContext) context = vs_context_open_to_write(invocation, error);
     if (context == NULL)
         return false;
     const char *id = invocation->arguments[0];

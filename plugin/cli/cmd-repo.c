@@ -140,11 +140,12 @@ vs_cmd_repo_prune(VsInvocation *invocation, GError **error)
 {
     if (!vs_options_parse(invocation, NULL, error))
         return false;
-    g_autoptr(VsRepository) repository = vs_context_open_repository(invocation, error);
+    g_autoptr(VsContext) context = vs_context_open_to_write(invocation, error);
     VsCompactResult result = {0};
-    if (repository == NULL ||
-        !vs_repository_lock(repository, VS_REPOSITORY_EXCLUSIVE, VS_LOCK_TIMEOUT_MS, error) ||
-        !vs_repository_prune(repository, &result, error))
+    if (context == NULL ||
+        !vs_repository_lock(context->repository, VS_REPOSITORY_EXCLUSIVE, VS_LOCK_TIMEOUT_MS,
+                            error) ||
+        !vs_repository_prune(context->repository, &result, error))
         return false;
     invocation->document = json_object_new_object();
     add_number(invocation, "removed_packs", result.removed_packs);

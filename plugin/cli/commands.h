@@ -18,6 +18,7 @@ bool vs_cmd_show(VsInvocation *invocation, GError **error);
 bool vs_cmd_modify(VsInvocation *invocation, GError **error);
 bool vs_cmd_cancel(VsInvocation *invocation, GError **error);
 bool vs_cmd_delete(VsInvocation *invocation, GError **error);
+bool vs_cmd_recover(VsInvocation *invocation, GError **error);
 bool vs_cmd_restore(VsInvocation *invocation, GError **error);
 bool vs_cmd_diff(VsInvocation *invocation, GError **error);
 

@@ -2,6 +2,7 @@
 #include "plugin/cli/context.h"
 
 #include "plugin/error.h"
+#include "plugin/snapshot/recover.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -54,6 +55,38 @@ vs_context_open(const VsInvocation *invocation, GError **error)
     if (note != NULL)
         vs_warn(invocation, note);
     return g_steal_pointer(&context);
+}
+
+// Whatever comes of it, the command goes on.
+static void
+recover(VsContext *context)
+{
+    VsEngine engine = {.repository = context->repository,
+                       .catalogue = context->catalogue,
+                       .connect_uri = context->invocation->connect};
+    g_autoptr(GError) failure = NULL;
+    g_autoptr(GPtrArray) recovered = vs_engine_recover(&engine, VS_RECOVER_ABANDONED, &failure);
+    if (recovered == NULL)
+        vs_warn(context->invocation, failure->message);
+    for (guint i = 0; recovered != NULL && i < recovered->len; i++) {
+        const VsRecovered *one = g_ptr_array_index(recovered, i);
+        g_autofree char *text =
+            one->error ? g_strdup_printf("%s has what an interrupted command left, which could not "
+                                         "be removed now: %s",
+                                         one->instance, one->error)
+                       : NULL;
+        if (text != NULL)
+            vs_warn(context->invocation, text);
+    }
+}
+
+VsContext *
+vs_context_open_to_write(const VsInvocation *invocation, GError **error)
+{
+    VsContext *context = vs_context_open(invocation, error);
+    if (context != NULL)
+        recover(context);
+    return context;
 }
 
 void

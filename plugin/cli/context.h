@@ -21,6 +21,11 @@ VsContext *vs_context_open(const VsInvocation *invocation,
 void vs_context_free(VsContext *context);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsContext, vs_context_free)
 
+// The same for a command that changes something: first undoes what other commands left that died
+// (vs_engine_recover). What of that can't be done now is a warning.
+VsContext *vs_context_open_to_write(const VsInvocation *invocation,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // Opens only the repository, with a hint where there is none.
 VsRepository *vs_context_open_repository(const VsInvocation *invocation,
                                          GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -30,6 +30,7 @@ static const VsCommand COMMANDS[] = {
      vs_cmd_cancel},
     {"delete", "ID|GROUP...", "Delete snapshots, or groups", 1, G_MAXUINT, vs_cmd_delete},
     {"restore", "ID|GROUP", "Write a snapshot, or a group, to image files", 1, 1, vs_cmd_restore},
+    {"recover", "", "Finish or undo what a crash left", 0, 0, vs_cmd_recover},
     {"diff", "ID ID", "Tell where two snapshots differ", 2, 2, vs_cmd_diff},
     {NULL, NULL, NULL, 0, 0, NULL},
 };

@@ -22,6 +22,7 @@ typedef struct {
     GPtrArray *manifests; // VsManifest *, the plan's
     GPtrArray *warnings;  // char *
     char *group;
+    bool is_something_left; // in the hypervisor, that could not be removed
     GHashTable *distrusted; // borrowed: disks' ids → why their bitmaps are not believed
 } Create;
 
@@ -133,58 +134,17 @@ make_plan(Create *create, GError **error)
 
 // Bitmaps ---------------------------------------------------------------------------------------
 
-static const VsPlanDisk *
-find_plan(const Create *create, const VsDisk *disk)
-{
-    for (unsigned i = 0; i < create->plan->len; i++) {
-        const VsPlanDisk *plan = g_ptr_array_index(create->plan, i);
-        if (plan->disk == disk)
-            return plan;
-    }
-    return NULL;
-}
-
-// The bitmap of the disk's newest snapshot: is_taken says whether that is the one being made.
-static bool
-find_kept(Create *create, const VsDisk *disk, bool is_taken, char **bitmap, GError **error)
-{
-    const VsPlanDisk *plan = find_plan(create, disk);
-    if (plan) {
-        const VsManifest *newest = is_taken ? plan->manifest : plan->base;
-        *bitmap = newest ? g_strdup(newest->bitmap) : NULL;
-        return true;
-    }
-    g_auto(VsBase) base = {0};
-    if (!vs_session_load_base(create->engine, disk, &base, error))
-        return false;
-    *bitmap = base.manifest ? g_strdup(base.manifest->bitmap) : NULL;
-    return true;
-}
-
-static void
-clear_kept(gpointer element)
-{
-    g_free((char *)((VsKeptBitmap *)element)->bitmap);
-}
-
-// Bitmaps of ours that are neither the newest snapshot's nor a stranger's go: of the snapshot
-// before, once there is a newer one; of one that failed; left by an interrupted run.
+// is_taken: whether the newest snapshot is the one being made.
 static bool
 tidy(Create *create, bool is_taken, GError **error)
 {
-    VsDriver *driver = create->session.driver;
-    const GPtrArray *disks = create->session.instance->disks;
-    g_autoptr(GArray) kept = g_array_new(FALSE, FALSE, sizeof(VsKeptBitmap));
-    g_array_set_clear_func(kept, clear_kept);
-    for (unsigned i = 0; i < disks->len; i++) {
-        const VsDisk *disk = g_ptr_array_index(disks, i);
-        char *bitmap = NULL;
-        if (!find_kept(create, disk, is_taken, &bitmap, error))
-            return false;
-        VsKeptBitmap entry = {disk, bitmap, find_plan(create, disk) != NULL};
-        g_array_append_val(kept, entry);
+    g_autoptr(GHashTable) newest = g_hash_table_new(NULL, NULL);
+    for (unsigned i = 0; i < create->plan->len; i++) {
+        const VsPlanDisk *plan = g_ptr_array_index(create->plan, i);
+        const VsManifest *manifest = is_taken ? plan->manifest : plan->base;
+        g_hash_table_insert(newest, (gpointer)plan->disk, manifest ? manifest->bitmap : NULL);
     }
-    return driver->ops->tidy(driver, (VsKeptBitmap *)kept->data, kept->len, error);
+    return vs_session_tidy(&create->session, create->engine, newest, error);
 }
 
 static bool
@@ -353,10 +313,12 @@ clean_up(Create *create, bool is_taken)
     for (unsigned i = 0; is_taken && i < create->plan->len; i++)
         if (is_untouched(create, g_ptr_array_index(create->plan, i)))
             g_ptr_array_add(untouched, g_ptr_array_index(create->plan, i));
+    create->is_something_left = false;
     if (!driver->ops->settle(driver, &unsettled))
         warn(create, "cleaning up in QEMU (the next create will do it)", unsettled);
     if (!tidy(create, is_taken, &untidy) && !unsettled)
         warn(create, "removing bitmaps (the next create will do it)", untidy);
+    create->is_something_left = unsettled || untidy;
     for (unsigned i = 0; i < untouched->len; i++)
         renew_identity(create, g_ptr_array_index(untouched, i));
 }
@@ -410,7 +372,8 @@ begin(Create *create, GError **error)
     } else {
         // Whether its bitmaps came into being may be unknown.
         g_autoptr(GError) untidy = NULL;
-        if (!tidy(create, false, &untidy))
+        create->is_something_left = !tidy(create, false, &untidy);
+        if (untidy)
             g_debug("after a failed begin: %s", untidy->message);
     }
     g_propagate_error(error, failure);
@@ -435,6 +398,22 @@ run(Create *create, GError **error)
         mark_failed(create, failure);
     g_propagate_error(error, failure);
     return false;
+}
+
+// What is made from here on is found again, should this process die.
+static bool
+run_noted(Create *create, GError **error)
+{
+    int lock =
+        create->session.lock >= 0 ? create->session.lock : g_array_index(create->locks, int, 0);
+    if (!vs_catalogue_note_work(lock, create->session.reach.name, create->engine->connect_uri,
+                                error))
+        return false;
+    bool ok = run(create, error);
+    g_autoptr(GError) late = NULL;
+    if (!create->is_something_left && !vs_catalogue_note_work(lock, NULL, NULL, &late))
+        warn(create, "nothing is left", late);
+    return ok;
 }
 
 static VsCreateResult *
@@ -492,7 +471,8 @@ attempt(const VsEngine *engine, const VsCreateRequest *request, GHashTable *dist
     GError *failure = NULL;
     VsCreateResult *result = NULL;
     if (vs_session_open(&create.session, engine, request->instance, true, &failure) &&
-        make_plan(&create, &failure) && tidy(&create, false, &failure) && run(&create, &failure))
+        make_plan(&create, &failure) && tidy(&create, false, &failure) &&
+        run_noted(&create, &failure))
         result = make_result(&create, &failure);
     if (g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED))
         note_distrust(&create, failure);

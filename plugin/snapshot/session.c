@@ -199,6 +199,45 @@ vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsBase *base, G
     return true;
 }
 
+static void
+clear_kept(gpointer element)
+{
+    g_free((char *)((VsKeptBitmap *)element)->bitmap);
+}
+
+static bool
+find_newest(const VsEngine *engine, const VsDisk *disk, char **bitmap, GError **error)
+{
+    g_auto(VsBase) base = {0};
+    if (!vs_session_load_base(engine, disk, &base, error))
+        return false;
+    *bitmap = base.manifest ? g_strdup(base.manifest->bitmap) : NULL;
+    return true;
+}
+
+bool
+vs_session_tidy(const VsSession *session, const VsEngine *engine, GHashTable *newest,
+                GError **error)
+{
+    const GPtrArray *disks = session->instance->disks;
+    g_autoptr(GArray) kept = g_array_new(FALSE, FALSE, sizeof(VsKeptBitmap));
+    g_array_set_clear_func(kept, clear_kept);
+    for (unsigned i = 0; i < disks->len; i++) {
+        const VsDisk *disk = g_ptr_array_index(disks, i);
+        char *bitmap = NULL;
+        gpointer known;
+        bool is_locked = g_hash_table_lookup_extended(newest, disk, NULL, &known);
+        if (is_locked)
+            bitmap = g_strdup(known);
+        else if (!find_newest(engine, disk, &bitmap, error))
+            return false;
+        VsKeptBitmap entry = {disk, bitmap, is_locked};
+        g_array_append_val(kept, entry);
+    }
+    return session->driver->ops->tidy(session->driver, (VsKeptBitmap *)kept->data, kept->len,
+                                      error);
+}
+
 VsInstance *
 vs_engine_describe(const VsEngine *engine, const char *instance, GPtrArray **reasons,
                    GError **error)

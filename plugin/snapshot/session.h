@@ -23,6 +23,13 @@ bool vs_session_open(VsSession *session, const VsEngine *engine, const char *ins
 void vs_session_clear(VsSession *session);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(VsSession, vs_session_clear)
 
+// Removes our bitmaps that no next snapshot may build on: of a snapshot before, once there is a
+// newer one; of one that failed; left by an interrupted run. newest: VsDisk * → the bitmap (char *,
+// borrowed, NULL: none) of its newest snapshot, of the disks that the caller has locked; those of
+// others are left alone.
+bool vs_session_tidy(const VsSession *session, const VsEngine *engine, GHashTable *newest,
+                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // Finds the base of the disk's next snapshot.
 bool vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsBase *base,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;

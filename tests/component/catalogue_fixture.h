@@ -149,6 +149,21 @@ class Catalogue : public testing::Test
         EXPECT_GE(fd, 0) << Why(error);
         return fd;
     }
+    // "ID INSTANCE URI;" of each.
+    std::string
+    Abandoned()
+    {
+        g_autoptr(GError) error = nullptr;
+        g_autoptr(GPtrArray) all = vs_catalogue_list_abandoned(catalogue_, &error);
+        EXPECT_NE(all, nullptr) << Why(error);
+        std::string text;
+        for (unsigned i = 0; all != nullptr && i < all->len; i++) {
+            auto one = static_cast<VsAbandoned *>(g_ptr_array_index(all, i));
+            text += std::string(one->id) + " " + one->instance + " " +
+                    (one->connect_uri != nullptr ? one->connect_uri : "-") + ";";
+        }
+        return text;
+    }
     Ids
     List(const VsSnapshotFilter *filter = nullptr)
     {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // What the catalogue says: several connections at once, processes that died.
 #include <csignal>
+#include <fstream>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -130,6 +131,36 @@ TEST_F(Catalogue, OneProcessAtATimeHasAnInstancesLock)
     close(lock);
     EXPECT_FALSE(vs_catalogue_is_instance_busy(catalogue_, kInstance.c_str()));
     close(Lock());
+}
+
+TEST_F(Catalogue, AbandonedIsWhatWasNotedAndIsNotLocked)
+{
+    EXPECT_EQ(Abandoned(), "");
+    int lock = Lock();
+    ASSERT_TRUE(vs_catalogue_note_work(lock, "qmp:/run/a\nb", "qemu:///session", nullptr));
+    EXPECT_EQ(Abandoned(), ""); // somebody is at work
+    close(lock);
+    EXPECT_EQ(Abandoned(), kInstance + " qmp:/run/a\nb qemu:///session;");
+    lock = Lock();
+    ASSERT_TRUE(vs_catalogue_note_work(lock, "vm", nullptr, nullptr));
+    close(lock);
+    EXPECT_EQ(Abandoned(), kInstance + " vm -;");
+    lock = Lock();
+    ASSERT_TRUE(vs_catalogue_note_work(lock, nullptr, nullptr, nullptr));
+    close(lock);
+    EXPECT_EQ(Abandoned(), "");
+}
+
+TEST_F(Catalogue, NotesOfNobodysWritingAreIgnored)
+{
+    const std::string locks = std::string(vs_repository_path(repository_)) + "/locks/";
+    for (const std::string &text :
+         {std::string("no end"), std::string("a\0b\n", 4), std::string(9000, 'x') + "\n"}) {
+        std::ofstream(locks + kInstance) << text;
+        EXPECT_EQ(Abandoned(), "");
+    }
+    std::ofstream(locks + "other") << "vm\n";
+    EXPECT_EQ(Abandoned(), "");
 }
 
 TEST_F(Catalogue, LockNamesNoFileOutsideItsFolder)
