@@ -200,7 +200,10 @@ make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrAr
         g_ptr_array_add(disk->bitmaps, copy_bitmap(g_ptr_array_index(node->bitmaps, i)));
     drop_split_bitmaps(disk, nodes, cwd);
     if (g_str_equal(node->driver, "copy-before-write"))
-        disk->unavailable = g_strdup("a backup job of someone else is active on it");
+        disk->unavailable = g_strdup(
+            g_str_has_prefix(node->name, VS_QMP_FILTER_PREFIX)
+                ? "a snapshot of it is in progress, or was interrupted (`virtsnap recover`)"
+                : "a backup job of someone else is active on it");
     return disk;
 }
 

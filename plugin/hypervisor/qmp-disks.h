@@ -11,6 +11,9 @@
 
 G_BEGIN_DECLS
 
+// The filter nodes of our jobs begin so.
+#define VS_QMP_FILTER_PREFIX "vs-filter-"
+
 // What QOM says of a device, by its index in the devices.
 typedef struct {
     char *type;     // "virtio-blk-pci", NULL: not known

@@ -12,7 +12,9 @@
 //   vs-export-XXXX   the export of the fleece, by the NBD name s-XXXX
 //   virtsnap.<repository>.s-XXXX[.end|.frozen]   bitmaps on the disk's node
 //
-// and an fdset labelled "virtsnap <repository> <instance> server" while the NBD server is ours.
+// and while the NBD server is ours an fdset labelled "virtsnap <repository> <i-YYYY> server", with
+// vs-server-YYYY, a node on it. QEMU forgets what nobody uses of an fdset once its last monitor has
+// hung up and the guest runs: a node keeps each set.
 #pragma once
 
 #include "plugin/hypervisor/driver.h"
@@ -75,8 +77,9 @@ typedef struct {
 
     VsQmpCapture *captures; // of the point in time, NULL: none
     unsigned capture_count;
-    bool has_server; // running, and marked as ours by server_fdset
+    bool has_server; // running, and marked as ours
     int64_t server_fdset;
+    char *server_node;
     char *server_folder; // holds the listening socket, NULL once all are connected
     char *server_path;
     VsQmpAgent *agent; // only while a point in time that quiesces begins
@@ -117,6 +120,8 @@ bool vs_qmp_mark_remove(VsQmpClient *client, VsQmpCapture *capture, GError **err
 // Removes the scratch's objects of a capture from QEMU, export and job first.
 bool vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error);
 void vs_qmp_driver_forget_server(VsQmpDriver *driver);
+// The node that marks the server of that instance.
+char *vs_qmp_server_node(const char *instance_id);
 // Stops the NBD server, if it is ours, and takes its mark away.
 bool vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error);
 bool vs_qmp_driver_resume(VsQmpDriver *driver, GError **error);

@@ -204,6 +204,7 @@ driver_free(VsDriver *base)
     g_free(driver->socket_path);
     g_free(driver->repository_id);
     g_free(driver->owner);
+    g_free(driver->server_node);
     g_free(driver);
 }
 

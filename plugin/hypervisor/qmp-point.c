@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "plugin/error.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
 
 static void
@@ -200,8 +201,15 @@ run_transaction(VsQmpDriver *driver, VsQmpTransaction *transaction, GError **err
     if (!g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND))
         for (unsigned i = 0; i < driver->capture_count; i++)
             driver->captures[i].has_job = true;
-    if (failure)
+    // "Node 'X' is busy: block device is in use by block job: mirror"
+    if (g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND) &&
+        strstr(failure->message, " is busy: ")) {
+        g_set_error(error, VS_ERROR, VS_ERROR_INSTANCE_STATUS,
+                    "another job has a disk: wait for it, or cancel it: %s", failure->message);
+        g_error_free(failure);
+    } else if (failure) {
         g_propagate_error(error, failure);
+    }
     return ok;
 }
 

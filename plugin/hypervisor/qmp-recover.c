@@ -4,6 +4,7 @@
 
 #include "nbd-export/store/id.h"
 #include "plugin/error.h"
+#include "plugin/hypervisor/qmp-disks.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
 
 void
@@ -14,7 +15,7 @@ vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id)
     names->mark_node = g_strconcat("vs-mark-", id, NULL);
     names->file_node = g_strconcat("vs-file-", id, NULL);
     names->fleece_node = g_strconcat("vs-fleece-", id, NULL);
-    names->filter_node = g_strconcat("vs-filter-", id, NULL);
+    names->filter_node = g_strconcat(VS_QMP_FILTER_PREFIX, id, NULL);
 
     names->job = g_strconcat("vs-job-", id, NULL);
     names->export_id = g_strconcat("vs-export-", id, NULL);
@@ -32,6 +33,12 @@ vs_qmp_names_clear(VsQmpNames *names)
     g_free(names->job);
     g_free(names->export_id);
     memset(names, 0, sizeof *names);
+}
+
+char *
+vs_qmp_server_node(const char *instance_id)
+{
+    return g_strconcat("vs-server-", instance_id + strlen("i-"), NULL);
 }
 
 // Runs a step of tear-down: it goes on after a failure, and the first one is reported.
@@ -228,6 +235,8 @@ recover_set(VsQmpDriver *driver, const VsQmpFdset *set, const VsOwnerCheck *chec
     // The server's mark is found, but comes last: its exports have to go first.
     if (is_server) {
         driver->server_fdset = set->id;
+        g_free(driver->server_node);
+        driver->server_node = vs_qmp_server_node(label.instance_id);
         driver->has_server = true;
         return true;
     }

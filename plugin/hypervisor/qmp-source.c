@@ -3,10 +3,13 @@
 // staging file (staged).
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "plugin/error.h"
 #include "plugin/hypervisor/qemu-nbd.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
 #include "plugin/hypervisor/unix-socket.h"
@@ -56,6 +59,45 @@ listen_privately(VsQmpDriver *driver, GError **error)
     return -1;
 }
 
+// An empty file in a set that says whose the server is, and the node that keeps the set.
+static bool
+mark_server(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    int fd = memfd_create("virtsnap-server", MFD_CLOEXEC);
+    if (fd < 0)
+        return set_socket_error("marking", error);
+    g_autofree char *label = g_strdup_printf("%s %s", driver->owner, VS_FDSET_SERVER);
+    bool ok =
+        vs_qmp_fdset_add(driver->client, fd, label, &driver->server_fdset, cancellable, error);
+    close(fd);
+    if (!ok)
+        return false;
+    g_free(driver->server_node);
+    driver->server_node = vs_qmp_server_node(strrchr(driver->owner, ' ') + 1);
+    g_autofree char *filename =
+        g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, driver->server_fdset);
+    struct json_object *node =
+        vs_qmp_args("driver", vs_qmp_str("file"), "node-name", vs_qmp_str(driver->server_node),
+                    "filename", vs_qmp_str(filename), NULL);
+    if (vs_qmp_node_add(driver->client, node, cancellable, error))
+        return true;
+    g_autoptr(GError) undo = NULL;
+    if (!vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, &undo))
+        g_debug("taking the NBD server's mark away: %s", undo->message);
+    return false;
+}
+
+static bool
+unmark_server(VsQmpDriver *driver, GError **error)
+{
+    GError *first = NULL;
+    bool ok = vs_qmp_node_delete(driver->client, driver->server_node, NULL, &first);
+    ok &= vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, ok ? &first : NULL);
+    if (first)
+        g_propagate_error(error, first);
+    return ok;
+}
+
 // The mark comes before the server and goes after it: whoever finds it may stop a server without
 // exports.
 static bool
@@ -66,16 +108,22 @@ start_server(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
     int fd = listen_privately(driver, error);
     if (fd < 0)
         return false;
-    g_autofree char *mark = g_strdup_printf("%s %s", driver->owner, VS_FDSET_SERVER);
-    bool is_marked =
-        vs_qmp_fdset_add(driver->client, fd, mark, &driver->server_fdset, cancellable, error);
+    GError *failure = NULL;
+    bool is_marked = mark_server(driver, cancellable, &failure);
     driver->has_server =
-        is_marked && vs_qmp_nbd_server_start(driver->client, fd, cancellable, error);
+        is_marked && vs_qmp_nbd_server_start(driver->client, fd, cancellable, &failure);
     close(fd);
     g_autoptr(GError) unmarking = NULL;
-    if (is_marked && !driver->has_server &&
-        !vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, &unmarking))
+    if (is_marked && !driver->has_server && !unmark_server(driver, &unmarking))
         g_debug("taking the NBD server's mark away: %s", unmarking->message);
+    if (is_marked && g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND))
+        g_set_error(error, VS_ERROR, VS_ERROR_INSTANCE_STATUS,
+                    "QEMU's one NBD server can't be had: another may be in use there; stop that "
+                    "(nbd-server-stop), or use --capture staged: %s",
+                    failure->message);
+    else if (failure)
+        g_propagate_error(error, g_error_copy(failure));
+    g_clear_error(&failure);
     return driver->has_server;
 }
 
@@ -87,7 +135,7 @@ vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error)
     driver->has_server = false;
     GError *failure = NULL;
     bool ok = vs_qmp_nbd_server_stop(driver->client, NULL, &failure);
-    if (!vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, ok ? &failure : NULL))
+    if (!unmark_server(driver, ok ? &failure : NULL))
         ok = false;
     if (failure)
         g_propagate_error(error, failure);

@@ -353,6 +353,34 @@ TEST_F(Create, FindsDisksOfEveryKindAndNothingElse)
     EXPECT_EQ(qemu_->monitor().execute("query-block-exports").size(), 0u);
 }
 
+TEST_F(Create, AnNbdServerOfSomebodyElseIsSaidAndLeftAlone)
+{
+    start();
+    const std::string socket = dir_.file("theirs");
+    qemu_->monitor().execute("nbd-server-start",
+                             R"({"addr":{"type":"unix","data":{"path":")" + socket + R"("}}})");
+    const Outcome refused = virtsnap_.run({"create", vm_});
+    EXPECT_EQ(refused.exit_code, 3) << refused.err;
+    EXPECT_NE(refused.err.find("--capture staged"), std::string::npos) << refused.err;
+    expect_clean_qemu(0);
+    must_run({"nbdinfo", "--list", "nbd+unix:///?socket=" + socket});
+    virtsnap_.json({"create", vm_, "--capture", "staged"});
+    must_run({"nbdinfo", "--list", "nbd+unix:///?socket=" + socket});
+}
+
+TEST_F(Create, ABlockJobOfSomebodyElseIsSaid)
+{
+    start();
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", dir_.file("copy.qcow2"), "64M"});
+    qemu_->monitor().execute(
+        "drive-mirror", R"({"job-id":"theirs","device":"nA","target":")" + dir_.file("copy.qcow2") +
+                            R"(","sync":"full","mode":"existing","format":"qcow2"})");
+    const Outcome refused = virtsnap_.run({"create", vm_});
+    EXPECT_EQ(refused.exit_code, 3) << refused.err;
+    EXPECT_NE(refused.err.find("another job"), std::string::npos) << refused.err;
+    EXPECT_EQ(qemu_->monitor().execute("query-jobs").size(), 1u);
+}
+
 } // namespace
 
 VS_TEST_MAIN("qemu");

@@ -58,6 +58,27 @@ TEST_F(Recover, RemovesAllThatAKilledCreateLeftAndKeepsTheChain)
     expect_next("incremental");
 }
 
+// QEMU forgets descriptors that nobody uses when its last monitor hangs up and its guest runs.
+TEST_F(Recover, FindsWhatIsOursWhenNoOtherMonitorWasConnected)
+{
+    start();
+    expect_next("full");
+    for (const std::string command : {"recover", "create"}) {
+        SCOPED_TRACE(command);
+        auto process = start_slow_create();
+        qemu_->without_monitor([&] {
+            process->signal(SIGKILL);
+            ASSERT_TRUE(process->wait(create_fixture::kSoon));
+            if (command == "recover")
+                recover();
+            else
+                virtsnap_.json({"create", vm_});
+        });
+        expect_clean_qemu(1);
+        expect_next("incremental");
+    }
+}
+
 TEST_F(Recover, IsDoneByEachCommandThatWrites)
 {
     start();

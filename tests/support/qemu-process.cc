@@ -36,14 +36,18 @@ contains(const std::string &text, const std::string &part)
 
 QemuProcess::QemuProcess(const TempDir &dir, const std::vector<std::string> &arguments,
                          const std::string &name)
-    : socket_(dir.file(name + ".qmp"))
+    : socket_(dir.file(name + ".qmp")), test_socket_(dir.file(name + ".test.qmp"))
 {
-    const std::string test_socket = dir.file(name + ".test.qmp");
+    process_ = std::make_unique<Process>(command_line(arguments, socket_, test_socket_));
+    connect();
+}
 
-    process_ = std::make_unique<Process>(command_line(arguments, socket_, test_socket));
+void
+QemuProcess::connect()
+{
     wait_until(std::chrono::seconds(20), [&] {
         try {
-            monitor_ = std::make_unique<QmpSession>(test_socket, Milliseconds(100));
+            monitor_ = std::make_unique<QmpSession>(test_socket_, Milliseconds(100));
         } catch (const std::runtime_error &) {
             return !process_->running();
         }
@@ -51,6 +55,14 @@ QemuProcess::QemuProcess(const TempDir &dir, const std::vector<std::string> &arg
     });
     if (!monitor_)
         throw std::runtime_error("QEMU did not come up: " + process_->err());
+}
+
+void
+QemuProcess::without_monitor(const std::function<void()> &run)
+{
+    monitor_.reset();
+    run();
+    connect();
 }
 
 std::vector<std::string>

@@ -8,6 +8,7 @@
 #include "tests/support/qmp-session.h"
 #include "tests/support/temp-dir.h"
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,6 +48,9 @@ class QemuProcess
         return *process_;
     }
 
+    // Runs it while the test holds no monitor: QEMU behaves otherwise once its last one hangs up.
+    void without_monitor(const std::function<void()> &run);
+
     // Runs a qemu-io command, as 'write -P 0xaa 1M 64k', on a disk as its guest device would, and
     // returns what it printed. @device: the drive's id (-drive id=), or a QOM path, as
     // '/machine/peripheral/ID/virtio-backend', or for SCSI disks '/machine/peripheral/ID'. Not a
@@ -62,7 +66,10 @@ class QemuProcess
     void kill();
 
   private:
+    void connect();
+
     std::string socket_;
+    std::string test_socket_;
     std::unique_ptr<Process> process_;
     std::unique_ptr<QmpSession> monitor_;
 };
