@@ -2,7 +2,6 @@
 // A point in time of a running domain: scratch files, the backup job, its end.
 #include <errno.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "plugin/error.h"
@@ -232,10 +231,7 @@ look_at_scratch(VsLibvirtDriver *driver)
 {
     for (unsigned i = 0; i < driver->capture_count && !driver->lost; i++) {
         const VsLibvirtCapture *capture = &driver->captures[i];
-        struct stat status;
-        if (capture->scratch && fstat(capture->scratch->fd, &status) == 0 &&
-            (uint64_t)status.st_size >= vs_scratch_threshold(capture->scratch) &&
-            !vs_scratch_grow(capture->scratch, &driver->lost))
+        if (capture->scratch && !vs_scratch_keep_up(capture->scratch, &driver->lost))
             return;
     }
 }

@@ -47,11 +47,13 @@ ignore_reply(struct json_object *result, const GError *error, gpointer user_data
 }
 
 // The scratch file has come near its reservation: reserve more, or give the snapshot up before a
-// guest write fails.
+// guest write fails. QEMU tells once, before a write: what a fast guest writes meanwhile may have
+// left the next threshold behind already.
 static void
 on_threshold(VsQmpDriver *driver, VsQmpCapture *capture)
 {
-    if (!vs_scratch_grow(capture->scratch, driver->lost ? NULL : &driver->lost))
+    GError **lost = driver->lost ? NULL : &driver->lost;
+    if (!vs_scratch_grow(capture->scratch, lost) || !vs_scratch_keep_up(capture->scratch, lost))
         return;
     VsQmpCommand again = {.name = "block-set-write-threshold",
                           .arguments = vs_qmp_args(

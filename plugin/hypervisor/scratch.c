@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -14,6 +15,9 @@
 #define STEP_MOST (1ull << 30)
 // Less than this can't even hold the metadata of an image and a few clusters.
 #define STEP_LEAST (1ull << 20)
+// What a qcow2 image of all its virtual size takes beside it, at most: one part in so many, and the
+// least step.
+#define METADATA_PART 1024
 
 static int
 open_nameless(const char *folder)
@@ -85,6 +89,7 @@ vs_scratch_format(VsScratch *scratch, uint64_t size_bytes, GError **error)
     g_autofree char *path = g_strdup_printf("/proc/%d/fd/%d", (int)getpid(), scratch->fd);
     g_autofree char *size = g_strdup_printf("%" G_GUINT64_FORMAT, size_bytes);
     const char *command[] = {"qemu-img", "create", "-q", "-f", "qcow2", path, size, NULL};
+    scratch->need_bytes = size_bytes + size_bytes / METADATA_PART + STEP_LEAST;
     g_autofree char *complaint = NULL;
     g_autoptr(GError) cause = NULL;
     int status = 0;
@@ -98,16 +103,6 @@ vs_scratch_format(VsScratch *scratch, uint64_t size_bytes, GError **error)
     return false;
 }
 
-static bool
-set_no_room(const VsScratch *scratch, const char *cause, GError **error)
-{
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
-                "reserving scratch space in '%s' beyond %" G_GUINT64_FORMAT
-                " bytes: %s; make room, or choose --scratch-dir or --scratch-size",
-                scratch->folder, scratch->reserved_bytes, cause);
-    return false;
-}
-
 static uint64_t
 free_bytes(const VsScratch *scratch)
 {
@@ -115,14 +110,36 @@ free_bytes(const VsScratch *scratch)
     return fstatvfs(scratch->fd, &fs) == 0 ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
 }
 
+static bool
+set_no_room(const VsScratch *scratch, const char *cause, GError **error)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
+                "reserving scratch space in '%s' beyond %" G_GUINT64_FORMAT
+                " bytes, with %" G_GUINT64_FORMAT
+                " free: %s; make room, or choose --scratch-dir or --scratch-size",
+                scratch->folder, scratch->reserved_bytes, free_bytes(scratch), cause);
+    return false;
+}
+
+// How much the file may grow, 0: not at all.
+static uint64_t
+find_step(const VsScratch *scratch)
+{
+    uint64_t reserved = scratch->reserved_bytes;
+    uint64_t step = MIN(CLAMP(reserved, STEP_FIRST, STEP_MOST), scratch->most_bytes - reserved);
+    // Leave some to others on a small file system.
+    uint64_t room = free_bytes(scratch) / 4 * 3;
+    if (reserved == 0 && room < MIN(step, scratch->need_bytes))
+        return 0;
+    step = MIN(step, room);
+    return step < STEP_LEAST ? 0 : step;
+}
+
 bool
 vs_scratch_grow(VsScratch *scratch, GError **error)
 {
-    uint64_t step = CLAMP(scratch->reserved_bytes, STEP_FIRST, STEP_MOST);
-    step = MIN(step, scratch->most_bytes - scratch->reserved_bytes);
-    // Leave some to others on a small file system.
-    step = MIN(step, free_bytes(scratch) / 4 * 3);
-    if (step < STEP_LEAST)
+    uint64_t step = find_step(scratch);
+    if (step == 0)
         return set_no_room(scratch,
                            scratch->reserved_bytes + STEP_LEAST > scratch->most_bytes
                                ? "the limit set is reached"
@@ -142,4 +159,16 @@ uint64_t
 vs_scratch_threshold(const VsScratch *scratch)
 {
     return scratch->reserved_bytes - MIN(scratch->reserved_bytes / 2, STEP_FIRST);
+}
+
+bool
+vs_scratch_keep_up(VsScratch *scratch, GError **error)
+{
+    struct stat status;
+    if (fstat(scratch->fd, &status) < 0)
+        return true; // never of an open file
+    while ((uint64_t)status.st_size >= vs_scratch_threshold(scratch))
+        if (!vs_scratch_grow(scratch, error))
+            return false;
+    return true;
 }

@@ -19,6 +19,7 @@ typedef struct {
     char *folder;
     uint64_t reserved_bytes;
     uint64_t most_bytes; // never reserve more
+    uint64_t need_bytes; // more is never written, once it is formatted
     bool is_reserving;   // false: the file system can't; then only free space is looked at
 } VsScratch;
 
@@ -40,8 +41,13 @@ bool vs_scratch_format(VsScratch *scratch, uint64_t size_bytes,
                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Reserves space for the file's first or next part. Fails where no more can be had; what is
-// reserved stays so.
+// reserved stays so. The first part must hold what a guest can overwrite until we have noticed that
+// it is used up, and have given the snapshot up: a file system without that much room is refused
+// before anything happens, unless most_bytes asks for less.
 bool vs_scratch_grow(VsScratch *scratch, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Reserves so many parts that the threshold is above what has been written.
+bool vs_scratch_keep_up(VsScratch *scratch, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // At which size of the file to grow again, so that a guest that writes fast does not overtake us.
 uint64_t vs_scratch_threshold(const VsScratch *scratch);
