@@ -3,6 +3,7 @@
 #ifndef TESTS_INTEGRATION_CREATE_FIXTURE_H
 #define TESTS_INTEGRATION_CREATE_FIXTURE_H
 
+#include <algorithm>
 #include <chrono>
 #include <gtest/gtest.h>
 #include <memory>
@@ -54,7 +55,10 @@ class CreateTest : public testing::Test
         std::vector<std::string> arguments = {"create", vm_, "--speed-limit", "1000000"};
         arguments.insert(arguments.end(), more.begin(), more.end());
         auto process = virtsnap_.start(arguments);
-        EXPECT_TRUE(wait_until(kSoon, [&] { return has_export(); })) << process->err();
+        const bool is_staged = std::find(more.begin(), more.end(), "staged") != more.end();
+        EXPECT_TRUE(wait_until(kSoon, [&] {
+            return is_staged ? !progressing().empty() : has_export();
+        })) << process->err();
         return process;
     }
     bool

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <random>
 #include <signal.h>
+#include <string.h>
 #include <thread>
 
 #include "tests/integration/create_fixture.h"
@@ -76,16 +77,25 @@ TEST_F(Create, DeletingOneInProgressCancelsIt)
     expect_clean_qemu(0);
 }
 
-TEST_F(Create, ASignalUndoesItAndKeepsTheChain)
+TEST_F(Create, ASignalEvenTwiceUndoesItInOrderAndKeepsTheChain)
 {
     start();
     virtsnap_.json({"create", vm_});
-    auto second = start_slow_create();
-    second->signal(SIGINT);
-    auto outcome = second->wait(kSoon);
-    ASSERT_TRUE(outcome);
-    EXPECT_NE(outcome->exit_code, 0);
-    expect_clean_qemu(1);
+    for (const std::string capture : {"live", "staged"}) {
+        for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+            SCOPED_TRACE(capture + " " + strsignal(number));
+            auto process = start_slow_create({"--capture", capture});
+            const auto begun = std::chrono::steady_clock::now();
+            process->signal(number);
+            process->signal(number);
+            auto outcome = process->wait(kSoon);
+            ASSERT_TRUE(outcome);
+            EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(5));
+            EXPECT_EQ(outcome->exit_code, 1) << outcome->err;
+            EXPECT_NE(outcome->err.find("cancelled"), std::string::npos) << outcome->err;
+            expect_clean_qemu(1);
+        }
+    }
     expect_next("incremental");
 }
 
