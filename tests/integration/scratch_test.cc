@@ -1,42 +1,19 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Scratch space on file systems that have little of it.
-#include <filesystem>
 #include <gio/gio.h>
 #include <unistd.h>
 
 #include "plugin/hypervisor/scratch.h"
 #include "tests/integration/create_fixture.h"
 #include "tests/support/gate.h"
+#include "tests/support/small-file-system.h"
 
 namespace
 {
 
+using support::SmallFileSystem;
+
 constexpr uint64_t kMiB = 1 << 20;
-
-// A folder that is a file system of that size.
-class SmallFileSystem
-{
-  public:
-    SmallFileSystem(std::string path, const std::string &size) : path_(std::move(path))
-    {
-        std::filesystem::create_directory(path_);
-        support::must_run({"mount", "-t", "tmpfs", "-o", "mode=1777,size=" + size, "none", path_});
-    }
-    ~SmallFileSystem()
-    {
-        support::run({"umount", path_});
-    }
-    SmallFileSystem(const SmallFileSystem &) = delete;
-    SmallFileSystem &operator=(const SmallFileSystem &) = delete;
-    const char *
-    path() const
-    {
-        return path_.c_str();
-    }
-
-  private:
-    std::string path_;
-};
 
 class Scratch : public testing::Test
 {
