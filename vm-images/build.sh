@@ -73,6 +73,7 @@ build_root() { # VERSION BUSYBOX ROOT
     copy_modules "$1" "$3/modules" "${modules[@]}"
     "${CC:-cc}" -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -static \
         -I "$here/.." -o "$3/bin/writer" "$here/writer.c"
+    "${CC:-cc}" -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -static -o "$3/bin/load" "$here/load.c"
     install -m 755 "$here/init" "$3/init"
     install -m 755 "$here/poweroff" "$3/etc/acpi/PWRF/00000080"
 }

@@ -71,11 +71,11 @@ def running_qemu(work, image):
         qemu.wait()
 
 
-def measure(command):
+def measure(command, stderr=None):
     """Wall seconds, CPU seconds and peak memory in MiB (of the largest process) of a command, with its output."""
     read, write = os.pipe()
     start = time.monotonic()
-    child = subprocess.Popen(command, stdout=write, pass_fds=())
+    child = subprocess.Popen(command, stdout=write, stderr=stderr, pass_fds=())
     os.close(write)
     with os.fdopen(read) as pipe:
         output = pipe.read()
