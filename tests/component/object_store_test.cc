@@ -396,11 +396,12 @@ TEST(DirectoryStore, FollowsNoSymbolicLink)
 
 TEST(DirectoryStore, SaysWhatIsMissing)
 {
-    GError *error = nullptr;
-    EXPECT_EQ(vs_directory_store_open("/nonexistent/x", &error), nullptr);
+    DirectoryUnderTest directory;
+    const std::string missing = directory.path() + "/missing/x";
+    g_autoptr(GError) error = nullptr;
+    ASSERT_EQ(vs_directory_store_open(missing.c_str(), &error), nullptr);
     EXPECT_TRUE(g_error_matches(error, VS_OBJECT_STORE_ERROR, VS_OBJECT_STORE_ERROR_NOT_FOUND));
-    EXPECT_NE(std::string(error->message).find("/nonexistent/x"), std::string::npos);
-    g_error_free(error);
+    EXPECT_NE(std::string(error->message).find(missing), std::string::npos);
 }
 
 } // namespace
