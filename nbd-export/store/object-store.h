@@ -57,7 +57,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsObjectStore, vs_object_store_free)
 bool vs_object_name_is_valid(const char *name);
 
 // Creates or atomically replaces the object from the parts' bytes. Durable on return (content and
-// name); on failure the old object, or none, is there, and nothing else is left behind.
+// name); on failure the old object, or none, is there, and nothing else is left behind (but where
+// it was the name that could not be made durable: then it may be the new one).
 bool vs_object_store_put(VsObjectStore *store, const char *name, const struct iovec *parts,
                          unsigned part_count, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // As put, of an object that is too large for memory: source is called until it gives no more. Its

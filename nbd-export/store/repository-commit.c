@@ -267,13 +267,29 @@ take_back(VsRepository *repository, const VsCommit *commit, GError **error)
                               "command that can write: ");
 }
 
+// A put that fails may have made the object all the same, when just its folder could not be made
+// durable.
+static bool
+put_or_nothing(VsRepository *repository, const char *folder, const char *id, GBytes *bytes,
+               GError **error)
+{
+    g_autoptr(GError) left = NULL;
+
+    if (vs_repository_put_manifest(repository, folder, id, bytes, error))
+        return true;
+    if (!vs_repository_remove_object(repository, folder, id, &left) &&
+        !g_error_matches(left, VS_OBJECT_STORE_ERROR, VS_OBJECT_STORE_ERROR_NOT_FOUND))
+        g_prefix_error(error, "(it may be there all the same: %s) ", left->message);
+    return false;
+}
+
 static bool
 publish_group(VsRepository *repository, const VsCommit *commit, GError **error)
 {
     g_autoptr(GBytes) bytes = vs_commit_encode(commit->encoded);
     g_autoptr(GError) failure = NULL;
 
-    if (!vs_repository_put_manifest(repository, VS_REPOSITORY_COMMITS, commit->id, bytes, error))
+    if (!put_or_nothing(repository, VS_REPOSITORY_COMMITS, commit->id, bytes, error))
         return false;
     if (complete(repository, commit, &failure))
         return true;
@@ -301,8 +317,8 @@ publish(VsRepository *repository, const VsCommit *commit, GError **error)
         g_debug("%s", ignored->message);
     if (commit->manifests->len > 1)
         return publish_group(repository, commit, error);
-    if (!vs_repository_put_manifest(repository, VS_REPOSITORY_SNAPSHOTS, first->id,
-                                    commit->encoded->pdata[0], error))
+    if (!put_or_nothing(repository, VS_REPOSITORY_SNAPSHOTS, first->id, commit->encoded->pdata[0],
+                        error))
         return false;
     drop_base(repository, first);
     return true;

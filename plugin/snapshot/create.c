@@ -412,7 +412,7 @@ run_noted(Create *create, GError **error)
     bool ok = run(create, error);
     g_autoptr(GError) late = NULL;
     if (!create->is_something_left && !vs_catalogue_note_work(lock, NULL, NULL, &late))
-        warn(create, "nothing is left", late);
+        warn(create, "all is in order, but recover will look here once more", late);
     return ok;
 }
 

@@ -4,28 +4,18 @@
 // Whatever dies: the guest runs on unpaused, what was accomplished restores to a point in time, and
 // after a recover nothing of ours is left and the next group is incremental.
 #include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <gtest/gtest.h>
 #include <map>
-#include <random>
-#include <set>
 #include <signal.h>
-#include <string>
 #include <thread>
 #include <vector>
 
+#include "tests/fault/guest_fixture.h"
 #include "tests/support/gate.h"
-#include "tests/support/guest-vm.h"
-#include "tests/support/virtsnap.h"
 
 namespace
 {
 
-using support::GuestVm;
 using support::Json;
-using support::must_run;
-using support::QemuProcess;
 
 constexpr unsigned kKills = 200;
 constexpr unsigned kRound = 10; // kills between two looks at everything
@@ -33,35 +23,9 @@ constexpr unsigned kRound = 10; // kills between two looks at everything
 constexpr unsigned kCreateMs = 500, kOtherMs = 50;
 constexpr size_t kMostGroups = 12;
 
-class Kills : public testing::Test
+class Kills : public guest_fixture::GuestTest
 {
   protected:
-    void
-    SetUp() override
-    {
-        const char *fixed = getenv("VIRTSNAP_TEST_SEED");
-        const unsigned seed =
-            fixed ? static_cast<unsigned>(strtoul(fixed, nullptr, 0)) : std::random_device{}();
-        printf("seed %u (VIRTSNAP_TEST_SEED)\n", seed);
-        random_.seed(seed);
-        support::GuestOptions options;
-        for (const std::string name : {"a", "b"}) {
-            const std::string path = dir_.file(name + ".qcow2");
-            must_run({"qemu-img", "create", "-q", "-f", "qcow2", path, "64M"});
-            for (const std::string &argument :
-                 QemuProcess::virtio_disk(path, "qcow2", "n" + name, name))
-                options.disk_arguments.push_back(argument);
-        }
-        virtsnap_.json({"repo", "init"});
-        guest_ = std::make_unique<GuestVm>(dir_, options);
-        guest_->wait_for_records(20);
-        vm_ = "qmp:" + guest_->qemu().socket();
-    }
-    unsigned
-    draw(unsigned below)
-    {
-        return std::uniform_int_distribution<unsigned>(0, below - 1)(random_);
-    }
     // Groups of which both snapshots are there.
     std::vector<std::string>
     groups()
@@ -117,49 +81,31 @@ class Kills : public testing::Test
             EXPECT_NE(node["node-name"].text().substr(0, 3), "vs-") << node.dump();
     }
     void
-    expect_point_in_time(const std::string &group)
-    {
-        const std::string target = dir_.file("group");
-        virtsnap_.json({"restore", group, "--to", target, "--format", "raw"});
-        const support::Outcome check =
-            support::check_records({target + "/a.raw", target + "/b.raw"});
-        EXPECT_EQ(check.exit_code, 0) << group << check.out << check.err;
-        must_run({"rm", "-r", target});
-    }
-    void
-    look_at_everything(bool is_first)
+    look_at_everything(const std::string &mode)
     {
         for (const Json &one : virtsnap_.json({"recover"})["recovered"].items())
             EXPECT_TRUE(one["error"].is_null()) << one.dump();
         expect_clean_qemu();
         guest_->wait_for_records(20);
-        const Json next = virtsnap_.json({"create", vm_});
-        for (const Json &snapshot : next["snapshots"].items()) {
-            if (!is_first) {
-                EXPECT_EQ(snapshot["mode"].text(), "incremental") << snapshot.dump();
-            }
-        }
+        expect_next(mode);
         expect_clean_qemu();
-        expect_point_in_time(next["group"].text());
     }
 
-    support::TempDir dir_;
-    support::Virtsnap virtsnap_{dir_.file("repo")};
-    std::unique_ptr<GuestVm> guest_;
-    std::string vm_;
-    std::mt19937 random_;
     std::map<std::string, unsigned> killed_, ended_;
     unsigned kills_ = 0;
 };
 
 TEST_F(Kills, AtRandomMomentsLoseNothingAndHurtNobody)
 {
-    look_at_everything(true);
+    for (const std::string name : {"a", "b"})
+        add_disk(name, "qcow2");
+    boot();
+    look_at_everything("full");
     while (kills_ < kKills && !HasFailure()) {
         SCOPED_TRACE("kill " + std::to_string(kills_ + 1));
         for (const unsigned next = kills_ + kRound; kills_ < next && !HasFailure();)
             kill_one();
-        look_at_everything(false);
+        look_at_everything("incremental");
     }
     unsigned proved = 0;
     for (const std::string &group : groups()) {
