@@ -90,12 +90,8 @@ mark_server(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
 static bool
 unmark_server(VsQmpDriver *driver, GError **error)
 {
-    GError *first = NULL;
-    bool ok = vs_qmp_node_delete(driver->client, driver->server_node, NULL, &first);
-    ok &= vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, ok ? &first : NULL);
-    if (first)
-        g_propagate_error(error, first);
-    return ok;
+    bool ok = vs_qmp_node_delete(driver->client, driver->server_node, NULL, error);
+    return vs_qmp_fdset_remove(driver->client, driver->server_fdset, NULL, ok ? error : NULL) && ok;
 }
 
 // The mark comes before the server and goes after it: whoever finds it may stop a server without
