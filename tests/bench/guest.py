@@ -11,6 +11,8 @@ cluster that has to be saved first (copy-before-write): a load on a second disk,
 processor and disk. The last of the data is left alone, to compare a restored snapshot with.
 
 Work lost is (1 - rate / idle rate) x seconds, per GiB read from the guest: the seconds of work that a GiB of snapshot costs.
+The column "strangers" tells how many cores the rest of the machine took meanwhile (libvirtd and the kernel's own threads, usually a few
+tenths): figures taken on a busy machine say little, as the guest then lacks a processor anyway.
 Targets are printed for orientation, nothing fails by them. The last line is JSON with all figures.
 """
 import argparse
@@ -41,6 +43,8 @@ DISK_BYTES = 4 * GIB
 UNTOUCHED_MIB = 64
 # How long the guest is left alone after whatever was done between two stretches.
 SETTLE_S = 3
+# More of the machine's cores than this that are neither QEMU's nor the tool's spoil the figures.
+STRANGERS_MAX = 0.4
 LINE = re.compile(r"load: took_us=(\d+) n=(\d+) max_us=(\d+) h=([\d:,]*)$")
 
 
@@ -145,6 +149,7 @@ class Libvirt:
         deadline = time.monotonic() + 60
         while subprocess.run(["virsh", "-c", self.uri, "version"], capture_output=True).returncode:
             if self.daemon.poll() is not None or time.monotonic() > deadline:
+                self.daemon.kill()
                 sys.exit("libvirtd did not come up: " + (work / "libvirtd.log").read_text())
             time.sleep(0.1)
 
@@ -230,6 +235,13 @@ def thread_seconds(pid):
     return seconds
 
 
+def busy_seconds():
+    """Processor time so far of the whole machine, all cores together."""
+    with open("/proc/stat") as stat:
+        fields = [int(field) for field in stat.readline().split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def settle():
     """Nothing of the stretch before may be left to write when the next one begins."""
     os.sync()
@@ -302,17 +314,18 @@ def back_up(tool, libvirt, console):
     """One backup with what the load did meanwhile; leaves neither files nor checkpoints."""
     tool.prepare()
     settle()
-    before = thread_seconds(libvirt.qemu_pid())
+    before, busy = thread_seconds(libvirt.qemu_pid()), busy_seconds()
     began = time.monotonic()
     run = measure(tool.command(), stderr=tool.stderr)
     ended = time.monotonic()
-    after = thread_seconds(libvirt.qemu_pid())
+    after, busy = thread_seconds(libvirt.qemu_pid()), busy_seconds() - busy
     stretch = console.stretch(began, ended)
     gib = tool.check(run["output"]) / GIB
     for checkpoint in libvirt.virsh("checkpoint-list", DOMAIN, "--name").split():
         libvirt.virsh("checkpoint-delete", DOMAIN, checkpoint)
     tool.clean()
-    return {"tool": tool.name, "seconds": run["wall"], "gib": gib, "stretch": stretch, "tool_cpu_s": run["cpu"],
+    strangers = max(0.0, busy - run["cpu"] - sum(after.values()) + sum(before.values())) / run["wall"]
+    return {"tool": tool.name, "seconds": run["wall"], "gib": gib, "stretch": stretch, "tool_cpu_s": run["cpu"], "strangers": strangers,
             **{f"qemu_{kind}_cpu_s": after[kind] - before[kind] for kind in before}}
 
 
@@ -346,14 +359,14 @@ def judge(console, backup, idles):
             "lost_s": (1 - kept) * backup["seconds"], "lost_s_per_gib": (1 - kept) * backup["seconds"] / backup["gib"]}
 
 
-HEAD = f"{'':<24}{'writes/s':>9}{'p99 ms':>9}{'worst ms':>10}{'rate x':>8}{'p99 x':>8}{'worst x':>9}{'seconds':>9}{'GiB':>7}{'lost s':>8}{'s/GiB':>8}"
+HEAD = f"{'':<24}{'writes/s':>9}{'p99 ms':>9}{'worst ms':>10}{'rate x':>8}{'p99 x':>8}{'worst x':>9}{'seconds':>9}{'GiB':>7}{'lost s':>8}{'s/GiB':>8}{'strangers':>11}"
 
 
 def row(name, figures):
     text = f"{name:<24}{figures['writes_per_s']:>9.0f}{figures['p99_ms']:>9.2f}{figures['worst_ms']:>10.1f}"
     if "rate_kept" in figures:
         text += (f"{figures['rate_kept']:>8.2f}{figures['p99_ratio']:>8.2f}{figures['worst_ratio']:>9.2f}{figures['seconds']:>9.1f}"
-                 f"{figures['gib']:>7.2f}{figures['lost_s']:>8.2f}{figures['lost_s_per_gib']:>8.2f}")
+                 f"{figures['gib']:>7.2f}{figures['lost_s']:>8.2f}{figures['lost_s_per_gib']:>8.2f}{figures['strangers']:>11.2f}")
     print(text, flush=True)
 
 
@@ -380,6 +393,9 @@ def report(result):
         run = result[key]
         print(f"{name:<24}CPU seconds: the tool {run['tool_cpu_s']:.1f}; QEMU's main thread {run['qemu_main_cpu_s']:.1f}, "
               f"vCPU {run['qemu_vcpu_cpu_s']:.1f}, others {run['qemu_others_cpu_s']:.1f}")
+    strangers = max(result["virtsnap"]["strangers"], result["peer"]["strangers"])
+    if strangers > STRANGERS_MAX:
+        print(f"NOT QUIET: other programs took {strangers:.1f} cores during the backups, so these figures say little")
     ratios = result["ours_to_peer"]
     print("ours / peer: " + ", ".join(f"{key} {value:.2f}" for key, value in ratios.items()))
     for name, value, limit in (("work lost / peer's, at most", ratios["lost_s_per_gib"], 0.25),
