@@ -12,7 +12,7 @@ targets=(plugin/virtsnap)
 if [ "${1:-}" = guest ]; then
     shift
     part=guest
-    groups+=(guest)
+    groups+=(guest bench)
     targets+=(vm-images/kernel)
 fi
 "$top/.ci/install" "${groups[@]}"
