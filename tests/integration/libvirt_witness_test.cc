@@ -34,6 +34,21 @@ class LibvirtWitness : public LibvirtTest
         }
         return snapshots;
     }
+    std::string
+    make_base(const std::string &name)
+    {
+        const std::string path = dir_.file(name);
+        must_run({"qemu-img", "create", "-q", "-f", "qcow2", path, std::to_string(kSize)});
+        return path;
+    }
+    // The disk vda with that backing file.
+    void
+    add_overlay(const std::string &base)
+    {
+        add_disk("vda", kSize);
+        must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
+                  disk("vda").disk.path});
+    }
     // A group of two disks, captured as it is running; then it is stopped.
     void
     make_group()
@@ -77,11 +92,8 @@ TEST_F(LibvirtWitness, AnImageCopiedOverAnotherOfItsGroupIsReadInFull)
 
 TEST_F(LibvirtWitness, ABackingFileWrittenInPlaceMeansAFullRead)
 {
-    const std::string base = dir_.file("base.qcow2");
-    add_disk("vda", kSize);
-    must_run({"qemu-img", "create", "-q", "-f", "qcow2", base, std::to_string(kSize)});
-    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
-              disk("vda").disk.path});
+    const std::string base = make_base("base.qcow2");
+    add_overlay(base);
     define();
     start();
     write("vda", 8 * kMiB, kMiB);
@@ -99,13 +111,9 @@ TEST_F(LibvirtWitness, ABackingFileWrittenInPlaceMeansAFullRead)
 // The machine goes on with the file that has lost its name; once it starts again it has the other.
 TEST_F(LibvirtWitness, ABackingFileReplacedUnderARunningDomainMeansAFullReadAfterIt)
 {
-    const std::string base = dir_.file("base.qcow2"), other = dir_.file("other.qcow2");
-    add_disk("vda", kSize);
-    for (const std::string &image : {base, other})
-        must_run({"qemu-img", "create", "-q", "-f", "qcow2", image, std::to_string(kSize)});
+    const std::string base = make_base("base.qcow2"), other = make_base("other.qcow2");
     must_run({"qemu-io", "-f", "qcow2", "-c", write_command(2 * kMiB, kMiB, 9), other});
-    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
-              disk("vda").disk.path});
+    add_overlay(base);
     define();
     start();
     write("vda", 8 * kMiB, kMiB);
@@ -122,11 +130,8 @@ TEST_F(LibvirtWitness, ABackingFileReplacedUnderARunningDomainMeansAFullReadAfte
 
 TEST_F(LibvirtWitness, AStagedDiskWhoseHeaderLeadsNowhereIsReadInFull)
 {
-    const std::string base = dir_.file("base.qcow2"), moved = dir_.file("moved.qcow2");
-    add_disk("vda", kSize);
-    must_run({"qemu-img", "create", "-q", "-f", "qcow2", base, std::to_string(kSize)});
-    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2",
-              disk("vda").disk.path});
+    const std::string base = make_base("base.qcow2"), moved = dir_.file("moved.qcow2");
+    add_overlay(base);
     std::filesystem::rename(base, moved);
     define();
     redefine("<target dev='vda'", "<backingStore type='file'><format type='qcow2'/><source file='" +
