@@ -14,6 +14,7 @@ struct _VsQmpClient {
     pid_t peer_pid;
     unsigned qemu_version;
     bool greeted;
+    bool is_silent;     // the newest deadline passed without any message since
     GError *closed;     // why; NULL while open
     GHashTable *calls;  // in flight: int64 id -> VsQmpCall *
     GQueue unsent;      // of VsQmpCall *, held back behind fd_call_id
@@ -91,6 +92,9 @@ complete_with_cause(VsQmpCall *call, const GError *cause)
 {
     g_autoptr(GError) error = g_error_copy(cause);
 
+    if (g_error_matches(cause, VS_QMP_ERROR, VS_QMP_ERROR_TIMEOUT) &&
+        call->timeout_ms >= VS_QMP_SILENT_TIMEOUT_MS)
+        call->client->is_silent = true;
     g_prefix_error(&error, "QMP command '%s': ", call->name);
     complete(call, NULL, error);
 }
@@ -196,6 +200,7 @@ on_message(struct json_object *message, gpointer user_data)
     VsQmpClient *client = g_rc_box_acquire(user_data);
     struct json_object *event = NULL;
 
+    client->is_silent = false;
     if (!client->greeted) {
         handle_greeting(client, message);
     } else if (json_object_object_get_ex(message, "event", &event)) {
@@ -223,6 +228,8 @@ vs_qmp_client_send(VsQmpClient *client, const VsQmpCommand *command, GCancellabl
     call->func = func;
     call->user_data = user_data;
     call->given_up = complete_with_cause;
+    if (client->is_silent)
+        call->timeout_ms = MIN(call->timeout_ms, VS_QMP_SILENT_TIMEOUT_MS);
     if (call->refused == NULL && client->closed != NULL)
         call->refused = g_error_copy(client->closed);
     g_hash_table_insert(client->calls, &call->id, call);

@@ -34,6 +34,10 @@ typedef enum {
 
 // Deadline of a command that states none; block commands may drain slow storage.
 #define VS_QMP_COMMAND_TIMEOUT_MS 30000u
+// No command's deadline is longer once one of at least this has passed, until the peer says
+// anything again: whoever undoes ten things would wait ten times. What is sent is done all the same
+// by a peer that wakes up.
+#define VS_QMP_SILENT_TIMEOUT_MS 2000u
 
 typedef struct _VsQmpClient VsQmpClient;
 

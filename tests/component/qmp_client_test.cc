@@ -89,6 +89,36 @@ TEST_F(QmpClient, DeadlineEndsOneCommandAndItsLateReplyIsIgnored)
     json_object_put(reply);
 }
 
+TEST_F(QmpClient, SilenceOnceWaitedForShortensDeadlinesUntilThePeerSpeaksAgain)
+{
+    FakeQmpPeer peer([](FakeQmpSession &session) {
+        session.Negotiate();
+        session.Expect("first");
+        FakeQmpCommand undo = session.Expect("undo");
+        session.Expect("undo-more");
+        session.ReturnTo(undo, "{}");
+        session.Expect("next");
+        session.Return("{}");
+        session.Expect("last");
+        session.WaitForHangUp();
+    });
+    Connect(peer);
+    const VsQmpCommand first = {"first", nullptr, nullptr, 0, VS_QMP_SILENT_TIMEOUT_MS};
+    EXPECT_EQ(vs_qmp_client_run(client_, &first, nullptr, &error_), nullptr);
+    EXPECT_EQ(Call("undo"), nullptr);
+    EXPECT_EQ(Why(), "QMP command 'undo': no reply within 2000 ms");
+    const VsQmpCommand undo_more = {"undo-more", nullptr, nullptr, 0, kShortMs};
+    g_clear_error(&error_);
+    EXPECT_EQ(vs_qmp_client_run(client_, &undo_more, nullptr, &error_), nullptr);
+    EXPECT_EQ(Why(), "QMP command 'undo-more': no reply within 100 ms");
+    json_object *reply = Call("next");
+    EXPECT_NE(reply, nullptr) << Why();
+    json_object_put(reply);
+    const VsQmpCommand last = {"last", nullptr, nullptr, 0, VS_QMP_SILENT_TIMEOUT_MS + kShortMs};
+    EXPECT_EQ(vs_qmp_client_run(client_, &last, nullptr, &error_), nullptr);
+    EXPECT_EQ(Why(), "QMP command 'last': no reply within 2100 ms");
+}
+
 TEST_F(QmpClient, CancellationEndsOneCommandAndTheOthersGoOn)
 {
     FakeQmpPeer peer([](FakeQmpSession &session) {
