@@ -66,6 +66,7 @@ static virConnectPtr
 connect_to(const char *uri, GError **error)
 {
     virSetErrorFunc(NULL, ignore_error);
+    vs_domain_start_event_loop();
     virConnectPtr connection = virConnectOpen(uri);
     if (connection)
         return connection;
@@ -78,6 +79,7 @@ connect_to(const char *uri, GError **error)
 static void
 disconnect(VsDomain *domain)
 {
+    vs_domain_unwatch(domain);
     if (domain->handle)
         virDomainFree(domain->handle);
     if (domain->connection)

@@ -9,16 +9,23 @@
 
 G_BEGIN_DECLS
 
+typedef struct _VsDomainWatch VsDomainWatch;
+
 struct _VsDomain {
     char *uri; // NULL: libvirt's default
     virConnectPtr connection;
     virDomainPtr handle;
     char *name;
     char uuid[VIR_UUID_STRING_BUFLEN];
-    virErrorPtr failure; // of the last call that failed: asking whether the connection is alive
-                         // makes libvirt forget it
-    bool is_given_up;    // libvirt has not come back in time: no longer waited for
+    virErrorPtr failure;  // of the last call that failed: asking whether the connection is alive
+                          // makes libvirt forget it
+    bool is_given_up;     // libvirt has not come back in time: no longer waited for
+    VsDomainWatch *watch; // of this connection, NULL: none
+    int watch_id;
 };
+
+// To be called before libvirt is connected to. Where it fails there are no events, and no more.
+void vs_domain_start_event_loop(void);
 
 // Sets error from what libvirt last complained of.
 void vs_domain_set_error(const VsDomain *domain, const char *operation, GError **error);

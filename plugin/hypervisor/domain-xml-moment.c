@@ -48,6 +48,7 @@ vs_backup_disk_free(VsBackupDisk *disk)
     g_free(disk->export_name);
     g_free(disk->incremental);
     g_free(disk->bitmap);
+    g_free(disk->image);
     g_free(disk);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsBackupDisk, vs_backup_disk_free)
@@ -118,11 +119,14 @@ static VsBackupDisk *
 read_backup_disk(const xmlNode *element, bool push, const char *default_incremental, GError **error)
 {
     g_autoptr(VsBackupDisk) disk = vs_backup_disk_new();
+    g_autofree char *index = vs_xml_attribute(element, "index");
 
     disk->target = read_target(element, "domainbackup", error);
     if (!disk->target)
         return NULL;
     disk->scratch = read_store(element, push);
+    if (index)
+        disk->image = g_strdup_printf("%s[%s]", disk->target, index);
     disk->incremental = vs_xml_attribute(element, "incremental");
     if (!disk->incremental && !vs_xml_attribute_is(element, "backupmode", "full"))
         disk->incremental = g_strdup(default_incremental);

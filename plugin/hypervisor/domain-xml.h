@@ -44,6 +44,7 @@ typedef struct {
     char *export_name; // pull: NBD export
     char *incremental; // the checkpoint to read from, NULL: full
     char *bitmap;      // pull, incremental: name of the exported bitmap
+    char *image;       // read only: libvirt's name of the scratch or target, "vda[3]"; NULL: none
 } VsBackupDisk;
 VsBackupDisk *vs_backup_disk_new(void);
 void vs_backup_disk_free(VsBackupDisk *disk);

@@ -4,8 +4,9 @@
 //
 // libvirtd may be restarted at any moment: the domain goes on, and so does a backup job. Each call
 // connects again where the connection is gone (for up to VS_DOMAIN_RECONNECT_MS; the question for
-// the state tries but once) and is repeated, but for the one that begins a backup. Calls block;
-// libvirt has no way to give one up. One thread.
+// the state tries but once) and is repeated, but for the one that begins a backup, and for those
+// about thresholds. Calls block; libvirt has no way to give one up. One thread; events come by
+// another, which all connections of the process share.
 #pragma once
 
 #include <gio/gio.h>
@@ -77,6 +78,26 @@ bool vs_domain_job(VsDomain *domain, VsDomainJob *job, GError **error) G_GNUC_WA
 bool vs_domain_job_succeeded(VsDomain *domain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // Ends the backup job, if there is one, and waits until it has gone.
 bool vs_domain_abort_backup(VsDomain *domain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// Thresholds ------------------------------------------------------------------------------------
+
+// How far an image of the domain's is written: QEMU tells once, before the write that goes beyond.
+// device: an image as libvirt names it, "vda[3]" (VsBackupDisk). Runs in the events' thread;
+// passed_bytes is what had been set; 0: none was passed, the next one has been set. Returns the
+// next one to set, 0: none.
+typedef uint64_t (*VsThresholdFunc)(const char *device, uint64_t passed_bytes, gpointer user_data);
+
+// Calls func for each threshold of the domain's that is passed, till vs_domain_unwatch(), and once
+// the connection is gone no more. In the place of an earlier one. free_data (of user_data, called
+// in any thread, also on failure) comes after the last call, which may be after the unwatching.
+bool vs_domain_watch(VsDomain *domain, VsThresholdFunc func, gpointer user_data,
+                     GDestroyNotify free_data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vs_domain_unwatch(VsDomain *domain);
+// false: it is told nothing (any more): libvirt was connected to anew, or did not take the next
+// threshold.
+bool vs_domain_is_watched(const VsDomain *domain);
+bool vs_domain_set_threshold(VsDomain *domain, const char *device, uint64_t bytes,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 // Checkpoints -----------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ typedef struct {
     bool is_done; // read, and closed
 } VsLibvirtCapture;
 
+typedef struct _VsLibvirtWatch VsLibvirtWatch;
+
 typedef struct {
     VsDriver base;
     VsDomain *domain;
@@ -49,7 +51,11 @@ typedef struct {
     bool has_job;
     VsHandover *scratch_folder;
     VsHandover *socket_folder;
-    int64_t looked_us; // when the domain's state was asked for
+    int64_t looked_us;     // when the domain's state was asked for
+    bool is_away;          // libvirt did not answer then
+    VsLibvirtWatch *watch; // over the captures' scratches, which others then don't touch
+    bool is_watched;       // by events; else they are looked at
+    int64_t asked_us;      // when events were asked for
     GError *lost;
 } VsLibvirtDriver;
 
@@ -80,5 +86,15 @@ bool vs_libvirt_settle(VsDriver *driver, GError **error);
 bool vs_libvirt_is_lost(VsDriver *driver, GError **error);
 // Ends the job, server first, then the connections that were held.
 bool vs_libvirt_end_job(VsLibvirtDriver *driver, GError **error);
+
+// Scratch space ---------------------------------------------------------------------------------
+
+// From the point in time on the reservations grow with the files, in a thread of their own.
+void vs_libvirt_watch_scratch(VsLibvirtDriver *driver);
+// To be called often. Sets error where there is no more room.
+void vs_libvirt_look_at_scratch(VsLibvirtDriver *driver, GError **error);
+// Frees a capture's scratch; all of them.
+void vs_libvirt_drop_scratch(VsLibvirtDriver *driver, VsLibvirtCapture *capture);
+void vs_libvirt_end_watch(VsLibvirtDriver *driver);
 
 G_END_DECLS

@@ -197,6 +197,7 @@ start(VsLibvirtDriver *driver, VsPoint *point, GError **error)
     g_autofree char *checkpoint = checkpoint_xml(driver, instance);
     if (!begin_job(driver, point, backup, checkpoint, error))
         return false;
+    vs_libvirt_watch_scratch(driver);
     vs_handover_empty(driver->scratch_folder);
     for (unsigned i = 0; i < point->count; i++) {
         point->disks[i].dirty_bytes = estimate(&point->disks[i]);
@@ -227,16 +228,6 @@ vs_libvirt_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, GErr
 // While it is read ------------------------------------------------------------------------------
 
 static void
-look_at_scratch(VsLibvirtDriver *driver)
-{
-    for (unsigned i = 0; i < driver->capture_count && !driver->lost; i++) {
-        const VsLibvirtCapture *capture = &driver->captures[i];
-        if (capture->scratch && !vs_scratch_keep_up(capture->scratch, &driver->lost))
-            return;
-    }
-}
-
-static void
 look_at_domain(VsLibvirtDriver *driver)
 {
     int64_t now_us = g_get_monotonic_time();
@@ -245,6 +236,7 @@ look_at_domain(VsLibvirtDriver *driver)
     VsDomainState state;
     vs_domain_state(driver->domain, &state);
     driver->looked_us = g_get_monotonic_time();
+    driver->is_away = state.is_unreachable;
     if (state.is_unreachable)
         return; // libvirtd is being restarted; QEMU works on
     const char *name = vs_domain_name(driver->domain);
@@ -262,7 +254,7 @@ vs_libvirt_is_lost(VsDriver *base, GError **error)
 {
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
     if (!driver->lost && driver->has_job) {
-        look_at_scratch(driver);
+        vs_libvirt_look_at_scratch(driver, &driver->lost);
         if (!driver->lost)
             look_at_domain(driver);
     }
@@ -317,9 +309,9 @@ resume(VsLibvirtDriver *driver, GError **error)
 static void
 forget_captures(VsLibvirtDriver *driver)
 {
+    vs_libvirt_end_watch(driver);
     for (unsigned i = 0; i < driver->capture_count; i++) {
         VsLibvirtCapture *capture = &driver->captures[i];
-        vs_scratch_free(capture->scratch);
         g_strfreev(capture->command);
         if (capture->held_connection >= 0)
             close(capture->held_connection);

@@ -135,7 +135,7 @@ vs_libvirt_close_source(VsDriver *base, unsigned index, GError **error)
     capture->inherited = -1;
     capture->is_done = true;
     if (driver->is_push)
-        g_clear_pointer(&capture->scratch, vs_scratch_free);
+        vs_libvirt_drop_scratch(driver, capture);
     for (unsigned i = 0; i < driver->capture_count; i++)
         if (!driver->captures[i].is_done)
             return true;

@@ -178,6 +178,21 @@ TEST(BackupXml, WhatLibvirtReturnsIsRead)
               "pull /d/nbd\nvda|/d/vda.q|s-a|c|dirty");
 }
 
+TEST(BackupXml, NamesOfImagesComeFromTheirIndex)
+{
+    const char *xml = "<domainbackup mode='push'><disks>"
+                      "<disk name='vda' backup='yes' index='5'><target file='/a'/></disk>"
+                      "<disk name='vdb' backup='yes'><target file='/b'/></disk>"
+                      "</disks></domainbackup>";
+    Backup backup(vs_backup_xml_parse(xml, nullptr), vs_backup_xml_free);
+    ASSERT_EQ(backup->disks->len, 2u);
+    const auto image = [&](unsigned i) {
+        return static_cast<const VsBackupDisk *>(g_ptr_array_index(backup->disks, i))->image;
+    };
+    EXPECT_STREQ(image(0), "vda[5]");
+    EXPECT_EQ(image(1), nullptr);
+}
+
 TEST(BackupXml, StrangersJobsAreRead)
 {
     EXPECT_EQ(backup_of("<domainbackup mode='pull'><server name='localhost' port='10809'/>"
