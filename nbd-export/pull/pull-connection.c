@@ -137,6 +137,7 @@ vs_pull_connect(const VsPullSource *source, uint64_t size_bytes, GError **error)
     g_assert(!source->bitmap || !source->allocated_only);
     g_autoptr(VsPull) pull = g_new0(VsPull, 1);
     pull->options.stall_timeout_ms = VS_PULL_STALL_TIMEOUT_MS;
+    atomic_store(&pull->speed_limit_bytes, VS_PULL_SPEED_UNSET);
     pull->size_bytes = size_bytes;
     pull->live = source->live;
     pull->nbd = nbd_create();
@@ -170,6 +171,12 @@ vs_pull_progress(VsPull *pull, VsPullProgress *progress)
 {
     progress->total_bytes = atomic_load(&pull->total_bytes);
     progress->read_bytes = atomic_load(&pull->read_bytes);
+}
+
+void
+vs_pull_set_speed_limit(VsPull *pull, uint64_t bytes)
+{
+    atomic_store(&pull->speed_limit_bytes, MIN(bytes, VS_PULL_SPEED_UNSET - 1));
 }
 
 void

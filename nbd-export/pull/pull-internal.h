@@ -13,6 +13,9 @@
 // How often a waiting pull looks whether it has been cancelled.
 #define VS_PULL_POLL_MS 50
 
+// No speed limit has been set yet, not even none.
+#define VS_PULL_SPEED_UNSET UINT64_MAX
+
 struct nbd_handle;
 
 struct _VsPull {
@@ -30,12 +33,15 @@ struct _VsPull {
     VsIngest *ingest; // during run
     VsSpan *span;     // being put together
     VsPullOptions options;
-    int64_t started_us;
+    uint64_t paced_limit; // the speed limit that holds since:
+    uint64_t paced_from_bytes;
+    int64_t paced_from_us;
     VsPull *companion; // during a check: cancelling it stops this one too
 
     atomic_bool cancelled;
     atomic_uint_fast64_t total_bytes;
     atomic_uint_fast64_t read_bytes;
+    atomic_uint_fast64_t speed_limit_bytes; // wanted
 };
 
 // "WHAT: libnbd's latest error".

@@ -73,22 +73,44 @@ on_read_done(void *user_data, int *error)
     return 1;
 }
 
+// For what goes into an integer: 30 years.
+#define WAIT_MOST_US 1e15
+
+// Makes the limit that is wanted the one that holds. Counted from here, so that neither a burst nor
+// a pause follows from the one before; nothing is in flight where there is a limit.
+static void
+pace(VsPull *pull)
+{
+    uint64_t limit = atomic_load(&pull->speed_limit_bytes);
+    if (limit == pull->paced_limit)
+        return;
+    pull->paced_limit = limit;
+    pull->paced_from_bytes = atomic_load(&pull->read_bytes);
+    pull->paced_from_us = g_get_monotonic_time();
+}
+
 // Microseconds to wait until another read keeps the rate below the limit.
 static int64_t
 throttle_us(VsPull *pull)
 {
-    uint64_t limit = pull->options.speed_limit_bytes;
-    if (limit == 0)
+    pace(pull);
+    if (pull->paced_limit == 0)
         return 0;
-    double due_us = (double)atomic_load(&pull->read_bytes) / limit * G_USEC_PER_SEC;
-    return (int64_t)due_us - (g_get_monotonic_time() - pull->started_us);
+    uint64_t read_bytes = atomic_load(&pull->read_bytes) - pull->paced_from_bytes;
+    double due_us = (double)read_bytes / pull->paced_limit * G_USEC_PER_SEC;
+    return (int64_t)MIN(due_us, WAIT_MOST_US) - (g_get_monotonic_time() - pull->paced_from_us);
+}
+
+static unsigned
+most_requests(VsPull *pull)
+{
+    return atomic_load(&pull->speed_limit_bytes) ? 1 : VS_PULL_REQUESTS;
 }
 
 static bool
 wait_for_turn(VsPull *pull, GError **error)
 {
-    unsigned most = pull->options.speed_limit_bytes ? 1 : VS_PULL_REQUESTS;
-    while (pull->in_flight >= most)
+    while (pull->in_flight >= most_requests(pull))
         if (!vs_pull_poll(pull, VS_PULL_POLL_MS, error))
             return false;
     for (int64_t wait_us = throttle_us(pull); wait_us > 0; wait_us = throttle_us(pull))
@@ -202,9 +224,11 @@ vs_pull_run(VsPull *pull, VsIngest *ingest, const VsPullOptions *options, GError
     pull->options = *options;
     if (pull->options.stall_timeout_ms == 0)
         pull->options.stall_timeout_ms = VS_PULL_STALL_TIMEOUT_MS;
+    uint_fast64_t unset = VS_PULL_SPEED_UNSET;
+    atomic_compare_exchange_strong(&pull->speed_limit_bytes, &unset, options->speed_limit_bytes);
     if (!count_bytes(pull, error))
         return false;
-    pull->started_us = g_get_monotonic_time();
+    pull->paced_limit = VS_PULL_SPEED_UNSET;
     for (uint64_t at = 0; at < pull->size_bytes; at += VS_PULL_WINDOW_BYTES)
         if (!pull_window(pull, at, MIN(at + VS_PULL_WINDOW_BYTES, pull->size_bytes), error))
             return false;

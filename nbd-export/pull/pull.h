@@ -5,11 +5,11 @@
 // flight, and hands full spans to the ingest's workers. Memory is bounded by the ingest's pool and
 // by one window's extents.
 //
-// One thread checks and runs a pull; vs_pull_progress() and vs_pull_cancel() may be called from
-// others. Nothing waits for ever: a server that answers nothing for VS_PULL_STALL_TIMEOUT_MS while
-// requests are in flight is given up. After any error but VS_PULL_ERROR_DISTRUSTED the connection
-// is dropped, never reused. Source: NBD protocol (doc/proto.md), libnbd(3); QEMU's meta contexts:
-// docs/interop/nbd.txt there.
+// One thread checks and runs a pull; vs_pull_progress(), vs_pull_set_speed_limit() and
+// vs_pull_cancel() may be called from others. Nothing waits for ever: a server that answers nothing
+// for VS_PULL_STALL_TIMEOUT_MS while requests are in flight is given up. After any error but
+// VS_PULL_ERROR_DISTRUSTED the connection is dropped, never reused. Source: NBD protocol
+// (doc/proto.md), libnbd(3); QEMU's meta contexts: docs/interop/nbd.txt there.
 #pragma once
 
 #include "nbd-export/store/ingest.h"
@@ -59,7 +59,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsPull, vs_pull_free)
 typedef struct {
     uint64_t dirty_from; // everything from this offset on counts as dirty (a disk that has grown);
                          // size: nothing
-    uint64_t speed_limit_bytes; // a second, 0: none
+    uint64_t speed_limit_bytes; // a second, 0: none; vs_pull_set_speed_limit() has precedence
     unsigned stall_timeout_ms;  // 0: VS_PULL_STALL_TIMEOUT_MS
 } VsPullOptions;
 
@@ -113,6 +113,10 @@ typedef struct {
     uint64_t read_bytes;  // read so far: exactly what was asked of the server
 } VsPullProgress;
 void vs_pull_progress(VsPull *pull, VsPullProgress *progress);
+
+// Changes the rate from now on (bytes a second, 0: none), at any time, also before vs_pull_run();
+// what was read until then counts neither for nor against it. The same again changes nothing.
+void vs_pull_set_speed_limit(VsPull *pull, uint64_t bytes);
 
 // Makes vs_pull_check() or vs_pull_run() return soon with VS_PULL_ERROR_CANCELLED.
 void vs_pull_cancel(VsPull *pull);

@@ -80,6 +80,14 @@ bool vs_catalogue_request_cancel(VsCatalogue *catalogue, const char *id,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 bool vs_catalogue_is_cancel_requested(VsCatalogue *catalogue, const char *id);
 
+// Asks the process that makes the snapshots (ids: char *) to read them at that rate (bytes a
+// second, 0: none); it polls vs_catalogue_requested_speed(). All or none: VS_ERROR_SNAPSHOT_STATUS
+// where one is not in progress.
+bool vs_catalogue_request_speed(VsCatalogue *catalogue, const GPtrArray *ids, uint64_t bytes,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// false: nobody has asked. Cheap.
+bool vs_catalogue_requested_speed(VsCatalogue *catalogue, const char *id, uint64_t *bytes);
+
 // Queries ---------------------------------------------------------------------------------------
 
 typedef struct {

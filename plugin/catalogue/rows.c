@@ -4,14 +4,14 @@
 #include <string.h>
 
 // Changed with every change of the tables: another version's file is made anew.
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 
 static const char SCHEMA[] =
     "CREATE TABLE origin(repository TEXT NOT NULL);"
     "CREATE TABLE snapshot("
     " id TEXT PRIMARY KEY NOT NULL, status INTEGER NOT NULL, progress INTEGER NOT NULL,"
     " remaining INTEGER NOT NULL, hidden INTEGER NOT NULL, stale INTEGER NOT NULL DEFAULT 0,"
-    " cancel INTEGER NOT NULL DEFAULT 0, error TEXT,"
+    " cancel INTEGER NOT NULL DEFAULT 0, speed_limit INTEGER NOT NULL DEFAULT -1, error TEXT,"
     " group_id TEXT, name TEXT, description TEXT, kind TEXT, mode TEXT, mode_reason TEXT,"
     " parent TEXT, consistency TEXT, created_at INTEGER, expires_at INTEGER, generation INTEGER,"
     " virtual_size INTEGER, read_bytes INTEGER, new_bytes INTEGER,"
@@ -77,8 +77,8 @@ static const Column COLUMNS[] = {
 };
 
 // What follows them in every statement, in this order.
-static const char *const STATE_COLUMNS[] = {"root",   "status", "progress", "remaining",
-                                            "hidden", "error",  "stale",    "cancel"};
+static const char *const STATE_COLUMNS[] = {"root",  "status", "progress", "remaining",  "hidden",
+                                            "error", "stale",  "cancel",   "speed_limit"};
 
 static const char PUT_DISK[] =
     "INSERT INTO disk(id, instance_id, instance_name, instance_kind, target, source, format, chain,"
@@ -143,7 +143,7 @@ put_statement(void)
     g_string_append(sql, ") VALUES (");
     for (size_t i = 0; i < G_N_ELEMENTS(COLUMNS); i++)
         g_string_append(sql, "?,");
-    g_string_append(sql, "?,?,?,?,?,?,0,0) ON CONFLICT(id) DO UPDATE SET ");
+    g_string_append(sql, "?,?,?,?,?,?,0,0,-1) ON CONFLICT(id) DO UPDATE SET ");
     for (size_t i = 1; i < G_N_ELEMENTS(COLUMNS); i++)
         g_string_append_printf(sql, "%s=excluded.%s,", COLUMNS[i].name, COLUMNS[i].name);
     for (size_t i = 0; i < G_N_ELEMENTS(STATE_COLUMNS); i++)

@@ -5,6 +5,7 @@
 //     hidden  a deleted snapshot that is still the base of its disk's next one; not listed
 //     stale   its manifest is about to be changed: read it again at the next opening
 //     cancel  somebody asked for it to be given up
+//     speed_limit   bytes a second that somebody asked for since it was begun, 0: none; -1: nobody
 //   tag       of visible snapshots
 //   disk      every disk ever seen, as it was seen last
 //   origin    one row: the repository that the file belongs to

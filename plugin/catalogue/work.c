@@ -100,3 +100,48 @@ vs_catalogue_is_cancel_requested(VsCatalogue *catalogue, const char *id)
     bool row;
     return query != NULL && vs_sql_next(query, &row, NULL) && row;
 }
+
+static bool
+check_progressing(VsCatalogue *catalogue, const char *id, GError **error)
+{
+    g_autoptr(VsSnapshot) snapshot = vs_catalogue_get(catalogue, id, error);
+    if (snapshot == NULL)
+        return false;
+    if (snapshot->status == VS_STATUS_PROGRESSING)
+        return true;
+    g_set_error(error, VS_ERROR, VS_ERROR_SNAPSHOT_STATUS,
+                "snapshot %s: changing its speed limit: it is %s already", id,
+                vs_status_name(snapshot->status));
+    return false;
+}
+
+bool
+vs_catalogue_request_speed(VsCatalogue *catalogue, const GPtrArray *ids, uint64_t bytes,
+                           GError **error)
+{
+    for (guint i = 0; i < ids->len; i++)
+        if (!check_progressing(catalogue, g_ptr_array_index(ids, i), error))
+            return false;
+    if (!vs_sql_begin(catalogue->db, error))
+        return false;
+    bool ok = true;
+    for (guint i = 0; i < ids->len && ok; i++)
+        ok = vs_sql_run(catalogue->db, error,
+                        "UPDATE snapshot SET speed_limit=? WHERE id=? AND status=?", "isi",
+                        (int64_t)MIN(bytes, (uint64_t)G_MAXINT64),
+                        (const char *)g_ptr_array_index(ids, i), (int64_t)VS_STATUS_PROGRESSING);
+    return vs_sql_end(catalogue->db, ok, error);
+}
+
+bool
+vs_catalogue_requested_speed(VsCatalogue *catalogue, const char *id, uint64_t *bytes)
+{
+    g_autoptr(sqlite3_stmt) query =
+        vs_sql_query(catalogue->db, NULL,
+                     "SELECT speed_limit FROM snapshot WHERE id=? AND speed_limit>=0", "s", id);
+    bool row;
+    if (query == NULL || !vs_sql_next(query, &row, NULL) || !row)
+        return false;
+    *bytes = (uint64_t)sqlite3_column_int64(query, 0);
+    return true;
+}

@@ -11,8 +11,10 @@ typedef struct {
     char *retain;
     char **tag;
     char **untag;
+    char *speed_limit;
 
     int64_t retain_us;
+    uint64_t speed_limit_bytes;
     GHashTable *tags;
 } Change;
 
@@ -24,19 +26,41 @@ change_clear(Change *change)
     g_free(change->retain);
     g_strfreev(change->tag);
     g_strfreev(change->untag);
+    g_free(change->speed_limit);
     g_clear_pointer(&change->tags, g_hash_table_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Change, change_clear)
 
+// Of what the snapshot is, and stays.
+static bool
+changes_label(const Change *change)
+{
+    return change->name != NULL || change->description != NULL || change->retain != NULL ||
+           change->tag != NULL || change->untag != NULL;
+}
+
+// The one change is for snapshots in progress, the others are for those that are not.
+static bool
+validate_choice(const Change *change, GError **error)
+{
+    if (changes_label(change) != (change->speed_limit != NULL))
+        return true;
+    g_set_error_literal(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
+                        change->speed_limit != NULL
+                            ? "modify: --speed-limit is for a snapshot in progress, of which "
+                              "nothing else can be changed: give it alone"
+                            : "modify: nothing to change: see 'virtsnap modify --help'");
+    return false;
+}
+
 static bool
 validate(Change *change, GError **error)
 {
-    if (change->name == NULL && change->description == NULL && change->retain == NULL &&
-        change->tag == NULL && change->untag == NULL) {
-        g_set_error(error, VS_ERROR, VS_ERROR_INVALID_PARAMETER,
-                    "modify: nothing to change: see 'virtsnap modify --help'");
+    if (!validate_choice(change, error))
         return false;
-    }
+    if (change->speed_limit != NULL && !g_str_equal(change->speed_limit, "0") &&
+        !vs_parse_size("--speed-limit", change->speed_limit, &change->speed_limit_bytes, error))
+        return false;
     if (change->name != NULL && *change->name != '\0' && !vs_validate_name(change->name, error))
         return false;
     if (change->description != NULL && !vs_validate_description(change->description, error))
@@ -120,6 +144,23 @@ modify(VsContext *context, const GPtrArray *snapshots, const Change *change, GEr
     return true;
 }
 
+// The process that makes them looks several times a second.
+static bool
+change_speed(VsContext *context, const GPtrArray *snapshots, const Change *change, GError **error)
+{
+    g_autoptr(GPtrArray) ids = g_ptr_array_new();
+    for (guint i = 0; i < snapshots->len; i++)
+        g_ptr_array_add(ids, ((VsSnapshot *)g_ptr_array_index(snapshots, i))->manifest->id);
+    return vs_catalogue_request_speed(context->catalogue, ids, change->speed_limit_bytes, error);
+}
+
+static bool
+run(VsContext *context, const GPtrArray *snapshots, const Change *change, GError **error)
+{
+    return change->speed_limit != NULL ? change_speed(context, snapshots, change, error)
+                                       : modify(context, snapshots, change, error);
+}
+
 bool
 vs_cmd_modify(VsInvocation *invocation, GError **error)
 {
@@ -134,6 +175,8 @@ vs_cmd_modify(VsInvocation *invocation, GError **error)
          "K=V"},
         {"untag", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &change.untag, "Remove a tag; repeatable",
          "K"},
+        {"speed-limit", 0, 0, G_OPTION_ARG_FILENAME, &change.speed_limit,
+         "Go on at N bytes a second, 0 for no limit: only while it is in progress", "N"},
         VS_OPTION_END,
     };
     if (!vs_options_parse(invocation, options, error) || !validate(&change, error))
@@ -143,7 +186,7 @@ vs_cmd_modify(VsInvocation *invocation, GError **error)
         return false;
     const char *id = invocation->arguments[0];
     g_autoptr(GPtrArray) snapshots = vs_context_find(context, id, error);
-    if (snapshots == NULL || !modify(context, snapshots, &change, error))
+    if (snapshots == NULL || !run(context, snapshots, &change, error))
         return false;
     vs_output_found(snapshots, vs_context_is_group(id), &invocation->document, invocation->text);
     return true;

@@ -251,6 +251,48 @@ TEST_F(Catalogue, CancelOfAnAbandonedSnapshotSettlesIt)
     EXPECT_EQ(State(id), std::string("failed ") + VS_CATALOGUE_ABANDONED);
 }
 
+TEST_F(Catalogue, ASpeedReachesTheMakerTillItIsDone)
+{
+    std::string a = NewId(), b = NewId();
+    int lock = Lock();
+    Begin(a, "vda", 1);
+    Begin(b, "vdb", 1);
+    g_autoptr(VsCatalogue) maker = vs_catalogue_open(repository_, nullptr, nullptr);
+    uint64_t bytes = 7;
+    EXPECT_FALSE(vs_catalogue_requested_speed(maker, a.c_str(), &bytes));
+    g_autoptr(GPtrArray) ids = g_ptr_array_new();
+    g_ptr_array_add(ids, const_cast<char *>(a.c_str()));
+    for (uint64_t wanted : {uint64_t(1) << 40, uint64_t(0)}) {
+        ASSERT_TRUE(vs_catalogue_request_speed(catalogue_, ids, wanted, nullptr));
+        EXPECT_TRUE(vs_catalogue_requested_speed(maker, a.c_str(), &bytes));
+        EXPECT_EQ(bytes, wanted);
+    }
+    EXPECT_FALSE(vs_catalogue_requested_speed(maker, b.c_str(), &bytes));
+    Commit(a, "vda", 1);
+    EXPECT_EQ(Open(), "");
+    EXPECT_EQ(State(a), "accomplished");
+    EXPECT_FALSE(vs_catalogue_requested_speed(maker, a.c_str(), &bytes));
+    close(lock);
+}
+
+TEST_F(Catalogue, ASpeedForWhatIsNotInProgressIsRefusedForAll)
+{
+    std::string done = Accomplish("vda", 1), id = NewId();
+    int lock = Lock();
+    Begin(id, "vdb", 1);
+    g_autoptr(GPtrArray) ids = g_ptr_array_new();
+    for (const std::string *each : {&id, &done})
+        g_ptr_array_add(ids, const_cast<char *>(each->c_str()));
+    g_autoptr(GError) error = nullptr;
+    EXPECT_FALSE(vs_catalogue_request_speed(catalogue_, ids, 1, &error));
+    EXPECT_TRUE(g_error_matches(error, VS_ERROR, VS_ERROR_SNAPSHOT_STATUS));
+    uint64_t bytes;
+    EXPECT_FALSE(vs_catalogue_requested_speed(catalogue_, id.c_str(), &bytes));
+    close(lock); // its maker is dead from here on
+    g_ptr_array_set_size(ids, 1);
+    EXPECT_FALSE(vs_catalogue_request_speed(catalogue_, ids, 1, nullptr));
+}
+
 TEST_F(Catalogue, DeletedNewestStaysTheHiddenBase)
 {
     std::string first = Accomplish("vda", 1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The pull against real NBD servers (nbdkit, with its filters for faults): right bytes, or a clean
 // failure.
+#include <atomic>
 #include <chrono>
 #include <fcntl.h>
 #include <fstream>
@@ -251,6 +252,101 @@ TEST_F(Pull, KeepsToTheSpeedLimit)
     // The first request may go at once.
     EXPECT_GE(took.count(), (progress.read_bytes - (512.0 * 1024)) / (4 << 20));
     expect_content(content_);
+}
+
+// The rate at which a pull that is under way goes on is anybody's to change.
+class PullAtAnotherSpeed : public Pull
+{
+  protected:
+    using Clock = std::chrono::steady_clock;
+
+    // Pulls at the first rate, after one thing and beside another, in a thread of its own; not for
+    // the hours that the first rate may take.
+    void
+    pull_beside(uint64_t first_bytes, const std::function<void()> &before,
+                const std::function<void()> &work)
+    {
+        serve({"file", image_});
+        std::atomic<bool> is_over{false};
+        std::thread other;
+        during_ = [&] {
+            before();
+            other = std::thread([&] {
+                work();
+                if (!support::wait_until(std::chrono::seconds(30), [&] { return is_over.load(); }))
+                    vs_pull_cancel(pull_);
+            });
+        };
+        EXPECT_EQ(pull({kSize, first_bytes, 0}), -1);
+        is_over = true;
+        other.join();
+        expect_content(content_);
+    }
+    // Goes on as `change` says once so much is read.
+    void
+    pull_and_change(uint64_t first_bytes, uint64_t till_bytes, const std::function<void()> &change)
+    {
+        const auto nothing = [] {};
+        pull_beside(first_bytes, nothing, [&] {
+            wait_until_read(till_bytes);
+            changed_at_ = Clock::now();
+            changed_at_bytes_ = read_bytes();
+            change();
+        });
+    }
+    uint64_t
+    read_bytes()
+    {
+        VsPullProgress progress;
+        vs_pull_progress(pull_, &progress);
+        return progress.read_bytes;
+    }
+    void
+    wait_until_read(uint64_t bytes)
+    {
+        EXPECT_TRUE(
+            support::wait_until(std::chrono::seconds(30), [&] { return read_bytes() >= bytes; }));
+    }
+    double
+    seconds_since_change() const
+    {
+        return std::chrono::duration<double>(Clock::now() - changed_at_).count();
+    }
+
+    Clock::time_point changed_at_;
+    uint64_t changed_at_bytes_ = 0;
+};
+
+TEST_F(PullAtAnotherSpeed, GoesOnWithoutALimitAtOnce)
+{
+    pull_and_change(1000, 1, [&] { vs_pull_set_speed_limit(pull_, 0); }); // of more than an hour
+}
+
+TEST_F(PullAtAnotherSpeed, DoesNotMakeUpForWhatWasReadFaster)
+{
+    double paused = 0;
+    pull_and_change(8 << 20, 3 << 20, [&] {
+        vs_pull_set_speed_limit(pull_, 256 << 10);
+        wait_until_read(changed_at_bytes_ + (600 << 10)); // more than was in flight
+        paused = seconds_since_change();
+        vs_pull_set_speed_limit(pull_, 0);
+    });
+    EXPECT_LT(paused, 6.0); // what was read takes 12 at this rate
+}
+
+TEST_F(PullAtAnotherSpeed, DoesNotMakeUpForWhatWasReadSlower)
+{
+    pull_and_change(512 << 10, 1 << 20, [&] { vs_pull_set_speed_limit(pull_, 4 << 20); });
+    const double least = (read_bytes() - changed_at_bytes_ - (1024.0 * 1024)) / (4 << 20);
+    EXPECT_GT(least, 0.5);
+    EXPECT_GE(seconds_since_change(), least);
+}
+
+TEST_F(PullAtAnotherSpeed, IsSetBeforeItRunsToo)
+{
+    const auto nothing = [] {};
+    pull_beside(
+        1000, [&] { vs_pull_set_speed_limit(pull_, 0); }, nothing);
 }
 
 TEST_F(Pull, FailsCleanlyWhenTheRepositoryCannotBeWritten)
