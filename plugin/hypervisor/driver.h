@@ -49,6 +49,7 @@ typedef struct {
                                 // 0: don't
     int64_t at_us;              // out: the wall clock then, µs since the epoch
     int64_t frozen_us;          // out: how long the file systems were frozen
+    bool is_something_left;     // out: begin failed, and could not undo all that it had done
 } VsPoint;
 
 // Which bitmap the disk's next snapshot may build on; all others of this repository go.
@@ -83,7 +84,8 @@ typedef struct {
                     GError **error);
     // Removes the bitmaps of this repository that are not kept. kept: all disks of the instance.
     bool (*tidy)(VsDriver *driver, const VsKeptBitmap *kept, unsigned count, GError **error);
-    // The point in time of all the disks. Nothing is left behind on failure.
+    // The point in time of all the disks. Nothing is left behind on failure, unless the point says
+    // so: that is for recover.
     bool (*begin)(VsDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error);
     // Makes disk `index` readable. source's strings live until close_source. Staged: waits for
     // QEMU's copy.

@@ -219,7 +219,8 @@ vs_libvirt_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, GErr
         !g_cancellable_set_error_if_cancelled(cancellable, error) && start(driver, point, error))
         return true;
     g_autoptr(GError) undo = NULL;
-    if (!vs_libvirt_settle(base, &undo) && error && *error)
+    point->is_something_left = !vs_libvirt_settle(base, &undo);
+    if (point->is_something_left && error && *error)
         g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
                        undo->message);
     return false;

@@ -290,7 +290,8 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
         ok = vs_qmp_mark_remove(driver->client, &driver->captures[i], error);
     if (!ok) {
         g_autoptr(GError) undo = NULL;
-        if (!vs_qmp_driver_settle(base, &undo) && error && *error)
+        point->is_something_left = !vs_qmp_driver_settle(base, &undo);
+        if (point->is_something_left && error && *error)
             g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
                            undo->message);
     }

@@ -252,7 +252,8 @@ take_back(VsStorageDriver *driver, VsStorageRead *read, GError **error)
            vs_qmp_transaction_run(transaction, client, NULL, error);
 }
 
-static void
+// Whether nothing is left.
+static bool
 undo(VsStorageDriver *driver, GError **error)
 {
     g_autoptr(GError) failure = NULL;
@@ -261,9 +262,11 @@ undo(VsStorageDriver *driver, GError **error)
         if (read->has_bitmap && !take_back(driver, read, failure ? NULL : &failure))
             g_debug("a new bitmap of disk '%s' stays", read->disk->disk->target);
     }
-    if (!close_images(driver, failure ? NULL : &failure) || failure)
-        g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
-                       failure->message);
+    if (close_images(driver, failure ? NULL : &failure) && !failure)
+        return true;
+    g_prefix_error(error, "(and undoing it failed: %s; the next create will do it) ",
+                   failure->message);
+    return false;
 }
 
 bool
@@ -281,7 +284,7 @@ vs_storage_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellabl
               take_point(driver, point, error) && check_stored(driver, error);
     if (ok)
         return true;
-    undo(driver, error);
+    point->is_something_left = !undo(driver, error);
     g_autoptr(GError) ending = NULL;
     if (!vs_storage_driver_settle(base, &ending))
         g_debug("ending a point in time that was not taken: %s", ending->message);

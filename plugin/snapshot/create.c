@@ -221,8 +221,10 @@ begin_point(Create *create, GError **error)
                      .count = create->plan->len,
                      .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes},
                      .freeze_timeout_ms = create->request->quiesce ? FREEZE_TIMEOUT_MS : 0};
-    if (!driver->ops->begin(driver, &point, create->cancellable, error))
+    if (!driver->ops->begin(driver, &point, create->cancellable, error)) {
+        create->is_something_left = point.is_something_left;
         return false;
+    }
     count_growth(create);
     for (unsigned i = 0; i < create->manifests->len; i++) {
         VsManifest *manifest = g_ptr_array_index(create->manifests, i);
@@ -372,7 +374,7 @@ begin(Create *create, GError **error)
     } else {
         // Whether its bitmaps came into being may be unknown.
         g_autoptr(GError) untidy = NULL;
-        create->is_something_left = !tidy(create, false, &untidy);
+        create->is_something_left |= !tidy(create, false, &untidy);
         if (untidy)
             g_debug("after a failed begin: %s", untidy->message);
     }

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+// A create that fails where its point in time begins, in a QEMU that does not let it undo all: the
+// note for `recover` stays till nothing is left.
+#include "plugin/snapshot/engine.h"
+#include "tests/component/catalogue_fixture.h"
+#include "tests/component/fake_qmp_peer.h"
+
+namespace
+{
+
+const char kDevices[] =
+    R"([{"device":"d0","qdev":"/machine/peripheral/d0","removable":false,"io-status":"ok",)"
+    R"("inserted":{"node-name":"n0","drv":"raw","ro":false}}])";
+const char kNodes[] = R"([{"node-name":"n0","drv":"raw","ro":false,"file":"/nowhere/disk",)"
+                      R"("image":{"virtual-size":65536}}])";
+
+class CreateUndo : public catalogue_fixture::Catalogue
+{
+  protected:
+    // Has a QEMU that refuses the transaction, and where told so to give a node back.
+    void
+    create(bool gives_back)
+    {
+        using Handler = std::function<std::string(const FakeQmpCommand &)>;
+        const Handler nothing = [](const FakeQmpCommand &) { return "{}"; };
+        const Handler none = [](const FakeQmpCommand &) { return "[]"; };
+        const auto text = [](std::string json) {
+            return [json](const FakeQmpCommand &) { return json; };
+        };
+        std::map<std::string, Handler> handlers = {
+            {"query-status", text(R"({"status":"running","running":true})")},
+            {"query-block", text(kDevices)},
+            {"query-named-block-nodes", text(kNodes)},
+            {"qom-get", text(R"("virtio-blk-device")")},
+            {"add-fd", text(R"({"fdset-id":1,"fd":9})")},
+            {"query-iothreads", none},
+            {"query-fdsets", none},
+            {"query-jobs", none},
+            {"query-block-exports", none},
+            {"blockdev-add", nothing},
+            {"block-set-write-threshold", nothing},
+            {"block-dirty-bitmap-add", nothing},
+            {"human-monitor-command", text(R"("")")},
+            {"remove-fd", nothing},
+        };
+        if (gives_back)
+            handlers["blockdev-del"] = nothing;
+        FakeQmpPeer peer([handlers](FakeQmpSession &session) {
+            session.Negotiate();
+            session.Serve(handlers);
+        });
+        const std::string instance = "qmp:" + peer.path();
+        VsEngine engine = {};
+        engine.repository = repository_;
+        engine.catalogue = catalogue_;
+        VsCreateRequest request = {};
+        request.instance = instance.c_str();
+        g_autoptr(GError) error = nullptr;
+        EXPECT_EQ(vs_engine_create(&engine, &request, &error), nullptr);
+        EXPECT_NE(catalogue_fixture::Why(error).find("transaction"), std::string::npos);
+    }
+    unsigned
+    count_notes()
+    {
+        g_autoptr(GPtrArray) notes = vs_catalogue_list_abandoned(catalogue_, nullptr);
+        return notes->len;
+    }
+};
+
+TEST_F(CreateUndo, LeavesItsNoteWhereSomethingIsLeftInQemu)
+{
+    create(false);
+    EXPECT_EQ(count_notes(), 1u);
+}
+
+TEST_F(CreateUndo, TakesItsNoteBackWhereNothingIsLeft)
+{
+    create(true);
+    EXPECT_EQ(count_notes(), 0u);
+}
+
+} // namespace
