@@ -7,13 +7,19 @@
 // builder in the order in which spans were taken, so the tree needs one node per level of memory
 // however big the disk is.
 //
-//   take → (fill) → submit → worker: base, digest, put → in order: tree → back to the pool
+//   take → (fill) → submit ─────────────→ worker: base, digest, put → in order: tree
+//                     └→ (spool: disk) ───┘
 //
-// Threads: take, skip, submit, release and finish from one thread; the workers are the ingest's
-// own. The first failure is kept, wakes everybody, and is what take and finish return.
+// Workers are slower than reading. Where somebody suffers as long as the disk is read (a guest,
+// whose writes copy what they overwrite), a spool takes what the pool has no room for, and the
+// workers wait until all is taken, or the spool is full: so the reading ends as soon as it can.
+//
+// Threads: take, zero, submit and finish from one thread; the workers are the ingest's own. The
+// first failure is kept, wakes everybody, and is what take and finish return.
 #pragma once
 
 #include "nbd-export/store/repository.h"
+#include "nbd-export/store/spool.h"
 
 G_BEGIN_DECLS
 
@@ -47,6 +53,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsIngest, vs_ingest_free)
 
 uint32_t vs_ingest_span_bytes(const VsIngest *ingest);
 
+// Before the first take. The spool is taken over; its records are spans.
+void vs_ingest_set_spool(VsIngest *ingest, VsSpool *spool);
+
 // Takes the span at offset (ascending from call to call), waiting up to timeout_ms for a free one:
 // NULL without error if there was none.
 VsSpan *vs_ingest_take(VsIngest *ingest, uint64_t offset, unsigned timeout_ms,
@@ -62,6 +71,12 @@ typedef struct {
     VsTree tree;
     uint64_t new_bytes; // what packs grew by
 } VsIngestResult;
+
+// How much has been submitted, in whole spans, that no worker has dealt with. From any thread.
+uint64_t vs_ingest_waiting_bytes(VsIngest *ingest);
+// Makes take and finish return this error soon, unless another came first. Takes it over; from any
+// thread.
+void vs_ingest_fail(VsIngest *ingest, GError *error);
 
 // Waits for everything submitted. Objects are durable only after vs_chunk_store_flush().
 bool vs_ingest_finish(VsIngest *ingest, VsIngestResult *result,

@@ -274,12 +274,14 @@ static bool
 transfer(Create *create, GError **error)
 {
     VsDriver *driver = create->session.driver;
-    VsTransferJob job = {.engine = create->engine,
-                         .session = &create->session,
-                         .plan = create->plan,
-                         .points = create->points,
-                         .speed_limit_bytes = create->request->speed_limit_bytes,
-                         .cancellable = create->cancellable};
+    VsTransferJob job = {
+        .engine = create->engine,
+        .session = &create->session,
+        .plan = create->plan,
+        .points = create->points,
+        .speed_limit_bytes = create->request->speed_limit_bytes,
+        .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes},
+        .cancellable = create->cancellable};
     return vs_transfer_run(&job, error) && driver->ops->confirm(driver, error) &&
            !g_cancellable_set_error_if_cancelled(create->cancellable, error);
 }

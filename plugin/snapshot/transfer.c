@@ -4,6 +4,7 @@
 #include "nbd-export/store/snapshot-reader.h"
 #include "plugin/error.h"
 #include "plugin/hypervisor/qemu-nbd.h"
+#include "plugin/hypervisor/scratch.h"
 
 // How often the main loop looks at progress, cancellation and the state of the point in time.
 #define TICK_MS 100u
@@ -13,15 +14,14 @@
 #define PUBLISH_US (400 * 1000)
 
 typedef struct {
-    VsPull *pull; // NULL: nothing to read
+    VsPull *pull; // NULL: nothing to read, or all is read
     VsIngest *ingest;
     VsIngestResult result;
     VsPullOptions options;
-    uint64_t staged_bytes; // copied by QEMU first; counts as work too
-    GError *error;
-    bool ok;
-    bool is_done; // set on the main loop
-    GMainContext *context;
+    uint64_t staged_bytes;   // copied by QEMU first; counts as work too
+    bool has_spool;          // all disks are read before this one is stored
+    VsPullProgress progress; // the pull's, once it has ended
+    bool is_stored;
 } DiskTransfer;
 
 typedef struct {
@@ -31,7 +31,6 @@ typedef struct {
     int64_t started_us;
     int64_t published_us;
     unsigned percent; // never goes back
-    GError *lost;     // why the work was stopped from here
 } Transfer;
 
 static VsPlanDisk *
@@ -47,14 +46,15 @@ add_disk_progress(const Transfer *transfer, unsigned index, VsProgress *sum)
 {
     const DiskTransfer *disk = &transfer->disks[index];
     const VsPointDisk *point = &transfer->job->points[index];
-    VsPullProgress pull = {0};
+    VsPullProgress pull = disk->progress;
     if (disk->pull)
         vs_pull_progress(disk->pull, &pull);
     uint64_t total = pull.total_bytes ? pull.total_bytes : point->dirty_bytes;
-    if (disk->is_done)
-        pull.read_bytes = total;
-    sum->total_bytes += total * (point->staged ? 2 : 1);
-    sum->done_bytes += pull.read_bytes + MIN(disk->staged_bytes, total);
+    uint64_t waiting = disk->ingest ? vs_ingest_waiting_bytes(disk->ingest) : 0;
+    uint64_t stored = disk->is_stored ? total : pull.read_bytes - MIN(waiting, pull.read_bytes);
+    uint64_t copied = disk->has_spool ? pull.read_bytes : MIN(disk->staged_bytes, total);
+    sum->total_bytes += total * (point->staged || disk->has_spool ? 2 : 1);
+    sum->done_bytes += stored + copied;
 }
 
 static VsProgress
@@ -117,21 +117,41 @@ must_stop(const Transfer *transfer, GError **error)
 
 // The data plane's thread -----------------------------------------------------------------------
 
-static gboolean
-on_disk_done(gpointer user_data)
+typedef struct {
+    DiskTransfer *disk;
+    bool (*run)(DiskTransfer *disk, GError **error);
+    GError *error;
+    bool ok;
+    bool has_ended; // set on the main loop
+    GMainContext *context;
+} Work;
+
+static bool
+pull_disk(DiskTransfer *disk, GError **error)
 {
-    DiskTransfer *disk = user_data;
-    disk->is_done = true;
+    return vs_pull_run(disk->pull, disk->ingest, &disk->options, error);
+}
+
+static bool
+finish_disk(DiskTransfer *disk, GError **error)
+{
+    return vs_ingest_finish(disk->ingest, &disk->result, error);
+}
+
+static gboolean
+on_work_ended(gpointer user_data)
+{
+    Work *work = user_data;
+    work->has_ended = true;
     return G_SOURCE_REMOVE;
 }
 
 static gpointer
-disk_main(gpointer user_data)
+work_main(gpointer user_data)
 {
-    DiskTransfer *disk = user_data;
-    disk->ok = vs_pull_run(disk->pull, disk->ingest, &disk->options, &disk->error) &&
-               vs_ingest_finish(disk->ingest, &disk->result, &disk->error);
-    g_main_context_invoke(disk->context, on_disk_done, disk);
+    Work *work = user_data;
+    work->ok = work->run(work->disk, &work->error);
+    g_main_context_invoke(work->context, on_work_ended, work);
     return NULL;
 }
 
@@ -142,54 +162,96 @@ wake(gpointer user_data)
 }
 
 static void
-wait_for_thread(Transfer *transfer, DiskTransfer *disk)
+stop_disk(DiskTransfer *disk)
 {
+    if (disk->pull)
+        vs_pull_cancel(disk->pull);
+    vs_ingest_fail(disk->ingest, g_error_new(G_IO_ERROR, G_IO_ERROR_CANCELLED, "storing: stopped"));
+}
+
+typedef bool StopCheck(const Transfer *transfer, GError **error);
+
+// Till the thread has ended; is_over says, in error, why it has to.
+static bool
+wait_for_work(Transfer *transfer, Work *work, StopCheck *is_over, GError **error)
+{
+    bool is_stopped = false;
     GSource *timer = g_timeout_source_new(TICK_MS);
     g_source_set_callback(timer, wake, NULL, NULL);
-    g_source_attach(timer, disk->context);
-    while (!disk->is_done) {
-        g_main_context_iteration(disk->context, TRUE);
+    g_source_attach(timer, work->context);
+    while (!work->has_ended) {
+        g_main_context_iteration(work->context, TRUE);
         tick(transfer);
-        if (!transfer->lost && must_stop(transfer, &transfer->lost))
-            vs_pull_cancel(disk->pull);
+        if (is_stopped || !is_over(transfer, error))
+            continue;
+        is_stopped = true;
+        stop_disk(work->disk);
     }
     g_source_destroy(timer);
     g_source_unref(timer);
+    return !is_stopped;
 }
 
+// Runs in a thread of its own what takes long, while the main loop serves all others.
 static bool
-run_disk(Transfer *transfer, unsigned index, GError **error)
+run_work(Transfer *transfer, unsigned index, bool (*run)(DiskTransfer *disk, GError **error),
+         StopCheck *is_over, GError **error)
 {
-    DiskTransfer *disk = &transfer->disks[index];
-    if (must_stop(transfer, error))
+    g_autoptr(GMainContext) context = g_main_context_ref_thread_default();
+    Work work = {.disk = &transfer->disks[index], .run = run, .context = context};
+    if (is_over(transfer, error))
         return false;
-    GThread *thread = g_thread_try_new("pull", disk_main, disk, error);
+    GThread *thread = g_thread_try_new("pull", work_main, &work, error);
     if (!thread)
         return false;
-    wait_for_thread(transfer, disk);
+    bool is_whole = wait_for_work(transfer, &work, is_over, error);
     g_thread_join(thread);
-    if (transfer->lost) {
-        g_clear_error(&disk->error);
-        g_propagate_error(error, g_steal_pointer(&transfer->lost));
-        return false;
-    }
-    if (!disk->ok) {
-        g_propagate_prefixed_error(error, g_steal_pointer(&disk->error),
+    if (is_whole && work.ok)
+        return true;
+    if (is_whole)
+        g_propagate_prefixed_error(error, work.error,
                                    "disk '%s': ", plan_of(transfer, index)->disk->target);
-        return false;
-    }
-    VsManifest *manifest = plan_of(transfer, index)->manifest;
-    VsPullProgress progress;
-    vs_pull_progress(disk->pull, &progress);
-    manifest->root = disk->result.tree.root;
-    manifest->new_bytes = disk->result.new_bytes;
-    manifest->read_bytes = progress.read_bytes;
+    else
+        g_clear_error(&work.error);
+    return false;
+}
+
+// Reads a disk, and closes its source.
+static bool
+read_disk(Transfer *transfer, unsigned index, GError **error)
+{
+    DiskTransfer *disk = &transfer->disks[index];
     VsDriver *driver = transfer->job->session->driver;
+    if (!run_work(transfer, index, pull_disk, must_stop, error))
+        return false;
+    vs_pull_progress(disk->pull, &disk->progress);
     if (!driver->ops->detach_source(driver, index, error))
         return false;
     g_clear_pointer(&disk->pull, vs_pull_free);
-    g_clear_pointer(&disk->ingest, vs_ingest_free);
     return driver->ops->close_source(driver, index, error);
+}
+
+// The point in time is not needed any more: only the user can stop it.
+static bool
+is_cancelled(const Transfer *transfer, GError **error)
+{
+    return g_cancellable_set_error_if_cancelled(transfer->job->cancellable, error);
+}
+
+// All that was read.
+static bool
+store_disk(Transfer *transfer, unsigned index, GError **error)
+{
+    DiskTransfer *disk = &transfer->disks[index];
+    if (!run_work(transfer, index, finish_disk, is_cancelled, error))
+        return false;
+    VsManifest *manifest = plan_of(transfer, index)->manifest;
+    manifest->root = disk->result.tree.root;
+    manifest->new_bytes = disk->result.new_bytes;
+    manifest->read_bytes = disk->progress.read_bytes;
+    g_clear_pointer(&disk->ingest, vs_ingest_free);
+    disk->is_stored = true;
+    return true;
 }
 
 // Opening ---------------------------------------------------------------------------------------
@@ -261,6 +323,13 @@ check_bitmap(Transfer *transfer, unsigned index, GError **error)
     return false;
 }
 
+static VsSpool *
+spool_new(const VsTransferJob *job, const VsIngest *ingest)
+{
+    const char *folder = job->scratch.folder ? job->scratch.folder : vs_scratch_default_folder();
+    return vs_spool_new(folder, vs_ingest_span_bytes(ingest), job->scratch.most_bytes);
+}
+
 static bool
 connect_disk(Transfer *transfer, unsigned index, GError **error)
 {
@@ -285,10 +354,13 @@ connect_disk(Transfer *transfer, unsigned index, GError **error)
         base = (VsTree){plan->base->root,
                         vs_repository_chunk_count(repository, plan->base->virtual_size_bytes)};
     disk->ingest = vs_ingest_new(repository, plan->incremental ? &base : NULL, size, 0);
+    // A limited rate the workers keep up with.
+    disk->has_spool = source.live && job->speed_limit_bytes == 0;
+    if (disk->has_spool)
+        vs_ingest_set_spool(disk->ingest, spool_new(job, disk->ingest));
     disk->options = (VsPullOptions){
         .dirty_from = plan->incremental ? MIN(size, plan->base->virtual_size_bytes) : size,
         .speed_limit_bytes = job->speed_limit_bytes};
-    disk->context = g_main_context_ref_thread_default();
     return !plan->needs_witness || check_bitmap(transfer, index, error);
 }
 
@@ -312,10 +384,7 @@ transfer_clear(Transfer *transfer)
         // Reads under way write into the ingest's buffers: the connection goes first.
         vs_pull_free(disk->pull);
         vs_ingest_free(disk->ingest);
-        g_clear_error(&disk->error);
-        g_clear_pointer(&disk->context, g_main_context_unref);
     }
-    g_clear_error(&transfer->lost);
     g_free(transfer->disks);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Transfer, transfer_clear)
@@ -348,13 +417,19 @@ transfer_all(const VsTransferJob *job, GError **error)
     for (unsigned i = 0; i < transfer.count; i++) {
         if (!has_something(&transfer, i))
             take_base(plan_of(&transfer, i));
-        else if (has_work(&transfer, i, false) && !run_disk(&transfer, i, error))
+        else if (has_work(&transfer, i, false) &&
+                 !(read_disk(&transfer, i, error) &&
+                   (transfer.disks[i].has_spool || store_disk(&transfer, i, error))))
             return false;
     }
     // Meanwhile QEMU has been copying the others by itself.
     for (unsigned i = 0; i < transfer.count; i++)
         if (has_work(&transfer, i, true) &&
-            !(connect_disk(&transfer, i, error) && run_disk(&transfer, i, error)))
+            !(connect_disk(&transfer, i, error) && read_disk(&transfer, i, error) &&
+              store_disk(&transfer, i, error)))
+            return false;
+    for (unsigned i = 0; i < transfer.count; i++)
+        if (transfer.disks[i].has_spool && !store_disk(&transfer, i, error))
             return false;
     return true;
 }

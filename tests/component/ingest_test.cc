@@ -49,11 +49,13 @@ class Ingest : public RepositoryTest
 
     // Ingests ascending parts, every span of the disk in its turn.
     VsIngestResult
-    Run(const VsTree *base, uint64_t size, const std::vector<Part> &parts)
+    Run(const VsTree *base, uint64_t size, const std::vector<Part> &parts, VsSpool *spool = nullptr)
     {
         VsIngestResult result = {};
         g_autoptr(GError) error = nullptr;
         g_autoptr(VsIngest) ingest = vs_ingest_new(repository, base, size, 3);
+        if (spool != nullptr)
+            vs_ingest_set_spool(ingest, spool);
         for (uint64_t at = 0; at < size; at += vs_ingest_span_bytes(ingest)) {
             VsSpan *span = vs_ingest_take(ingest, at, kWaitMs, &error);
             if (span == nullptr) {
@@ -65,7 +67,31 @@ class Ingest : public RepositoryTest
             vs_ingest_submit(ingest, span);
         }
         EXPECT_TRUE(vs_ingest_finish(ingest, &result, &error));
+        EXPECT_EQ(vs_ingest_waiting_bytes(ingest), 0u);
         return result;
+    }
+
+    // Content of more spans than the pool has buffers, taken through a spool of at most so many
+    // spans (0: any number) in a folder, after every other span has got parts that need the base.
+    void
+    ExpectExactThroughSpool(const std::string &folder, unsigned most_spans)
+    {
+        const uint64_t size = 3 * uint64_t{VS_INGEST_POOL_BYTES} + 700;
+        std::string content = Noise(size, 8);
+        VsIngestResult base = Run(nullptr, size, {{0, content}});
+        std::vector<Part> parts;
+        for (uint64_t at = 0; at + VS_SPAN_BYTES < size; at += VS_SPAN_BYTES) {
+            parts.push_back({at + 3, Noise(5, static_cast<unsigned>(at + 1))});
+            parts.push_back({at + kChunk, std::string(kChunk + 9, '\0')});
+        }
+        for (const Part &part : parts)
+            content.replace(part.offset, part.data.size(), part.data);
+        VsIngestResult next =
+            Run(&base.tree, size, parts,
+                vs_spool_new(folder.c_str(), VS_SPAN_BYTES, uint64_t{most_spans} * VS_SPAN_BYTES));
+        EXPECT_TRUE(Read(next.tree, size) == content);
+        VsIngestResult again = Run(&base.tree, size, parts);
+        EXPECT_TRUE(vs_digest_equal(&again.tree.root, &next.tree.root));
     }
 
     std::string
@@ -155,6 +181,61 @@ TEST_F(Ingest, FailureOfAWorkerIsWhatFinishReturns)
     vs_ingest_submit(ingest, span);
     EXPECT_FALSE(vs_ingest_finish(ingest, &result, &error));
     EXPECT_TRUE(g_error_matches(error, VS_CHUNK_STORE_ERROR, VS_CHUNK_STORE_ERROR_MISSING));
+}
+
+TEST_F(Ingest, ASpoolChangesNothing)
+{
+    ExpectExactThroughSpool(temp.path(), 0);
+}
+
+TEST_F(Ingest, AFullSpoolIsWaitedFor)
+{
+    ExpectExactThroughSpool(temp.path(), 1);
+    ExpectExactThroughSpool(temp.path(), 20);
+}
+
+TEST_F(Ingest, ASpoolThatCantBeMadeIsDoneWithout)
+{
+    ExpectExactThroughSpool(temp.file("none"), 0);
+}
+
+// The pool alone would have room for a third of it: nothing is stored before all is taken.
+TEST_F(Ingest, WorkersWaitUntilAllIsTaken)
+{
+    const uint64_t size = 3 * uint64_t{VS_INGEST_POOL_BYTES};
+    g_autoptr(GError) error = nullptr;
+    g_autoptr(VsIngest) ingest = vs_ingest_new(repository, nullptr, size, 3);
+    vs_ingest_set_spool(ingest, vs_spool_new(temp.path().c_str(), VS_SPAN_BYTES, 0));
+    for (uint64_t at = 0; at < size; at += VS_SPAN_BYTES) {
+        VsSpan *span = vs_ingest_take(ingest, at, kWaitMs, &error);
+        ASSERT_NE(span, nullptr);
+        AddPart(span, {at, Noise(VS_SPAN_BYTES, static_cast<unsigned>(at))});
+        vs_ingest_submit(ingest, span);
+    }
+    EXPECT_EQ(vs_ingest_waiting_bytes(ingest), size);
+    EXPECT_EQ(ObjectBytes(), 0u);
+    VsIngestResult result;
+    EXPECT_TRUE(vs_ingest_finish(ingest, &result, &error));
+    EXPECT_GT(result.new_bytes, size);
+}
+
+TEST_F(Ingest, FailingFromOutsideEndsIt)
+{
+    const uint64_t size = 3 * uint64_t{VS_INGEST_POOL_BYTES};
+    g_autoptr(GError) error = nullptr;
+    g_autoptr(VsIngest) ingest = vs_ingest_new(repository, nullptr, size, 1);
+    vs_ingest_set_spool(ingest, vs_spool_new(temp.path().c_str(), VS_SPAN_BYTES, 0));
+    VsSpan *span = vs_ingest_take(ingest, 0, kWaitMs, &error);
+    ASSERT_NE(span, nullptr);
+    AddPart(span, {0, Noise(VS_SPAN_BYTES, 1)});
+    vs_ingest_submit(ingest, span);
+    vs_ingest_fail(ingest, g_error_new(G_FILE_ERROR, G_FILE_ERROR_INTR, "enough"));
+    EXPECT_EQ(vs_ingest_take(ingest, VS_SPAN_BYTES, kWaitMs, &error), nullptr);
+    EXPECT_TRUE(g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_INTR));
+    g_clear_error(&error);
+    VsIngestResult result;
+    EXPECT_FALSE(vs_ingest_finish(ingest, &result, &error));
+    EXPECT_TRUE(g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_INTR));
 }
 
 } // namespace
