@@ -6,12 +6,18 @@
  *   VIRTSNAP_FAULT=BOUNDARY:ACTION:N
  *     BOUNDARY  store       what changes files in VIRTSNAP_FAULT_REPO, but for the catalogue
  *               catalogue   the same of catalogue.db and what SQLite has beside it
- *               qmp, nbd    messages over sockets named "….qmp", "…nbd" or "…sock"
+ *               qmp, nbd    messages over sockets named "….qmp"; "…nbd" or "sock"
+ *               libvirt     messages over a socket named "…libvirt-sock"
  *     ACTION    eio, enospc  the call fails so (files)
  *               hangup       the socket is shut down first (sockets)
+ *               stall        from here on the peers answer nothing, nor hang up (sockets), and to
+ *                            the process all waits are a tenth as long as it asks for
  *               kill         SIGKILL instead of the call
+ *               peerkill     SIGKILL to VIRTSNAP_FAULT_PEER, and the call once that is gone
+ *               peerquit     the same with SIGTERM, but for the waiting
  *               count        nothing; N is ignored
  *   VIRTSNAP_FAULT_COUNT=FILE  gets the number of calls that there were, when the process ends
+ *   VIRTSNAP_FAULT_PEER=PID    of the peer
  *
  * Children don't inherit it. A call is counted when it begins.
  */
@@ -20,6 +26,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -28,26 +36,34 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
-enum boundary { NOWHERE, STORE, CATALOGUE, QMP, NBD };
+#define PEER_GONE_MS 10000
+#define SOCKETS 200 /* more than any process under test has */
+#define HASTE 10    /* of the time after a stall */
+
+enum boundary { NOWHERE, STORE, CATALOGUE, QMP, NBD, LIBVIRT };
 
 static struct {
     enum boundary boundary;
     char action[16];
     unsigned long at;
+    pid_t peer;
     char repository[PATH_MAX];
     char count_path[PATH_MAX];
 } plan;
 static atomic_ulong calls;
+static atomic_llong stalled_ns; /* when, or 0 */
 
 static enum boundary
 boundary_of(const char *name)
 {
-    static const char *const names[] = {"", "store", "catalogue", "qmp", "nbd"};
-    for (int i = STORE; i <= NBD; i++)
+    static const char *const names[] = {"", "store", "catalogue", "qmp", "nbd", "libvirt"};
+    for (int i = STORE; i <= LIBVIRT; i++)
         if (strcmp(name, names[i]) == 0)
             return (enum boundary)i;
     return NOWHERE;
@@ -59,9 +75,11 @@ begin(void)
     const char *text = getenv("VIRTSNAP_FAULT");
     const char *repository = getenv("VIRTSNAP_FAULT_REPO");
     const char *count_path = getenv("VIRTSNAP_FAULT_COUNT");
+    const char *peer = getenv("VIRTSNAP_FAULT_PEER");
     char name[16] = "";
     if (text != NULL && sscanf(text, "%15[^:]:%15[^:]:%lu", name, plan.action, &plan.at) == 3)
         plan.boundary = boundary_of(name);
+    plan.peer = peer != NULL ? (pid_t)atoi(peer) : 0;
     (void)snprintf(plan.repository, sizeof plan.repository, "%s/", repository ? repository : "");
     (void)snprintf(plan.count_path, sizeof plan.count_path, "%s", count_path ? count_path : "");
     (void)unsetenv("LD_PRELOAD");
@@ -113,6 +131,19 @@ ends_with(const char *text, const char *end)
 }
 
 static enum boundary
+boundary_of_address(const struct sockaddr *address)
+{
+    const char *path = ((const struct sockaddr_un *)(const void *)address)->sun_path;
+    if (address->sa_family != AF_UNIX)
+        return NOWHERE;
+    if (ends_with(path, ".qmp"))
+        return QMP;
+    if (ends_with(path, "/libvirt-sock"))
+        return LIBVIRT;
+    return ends_with(path, "nbd") || ends_with(path, "/sock") ? NBD : NOWHERE;
+}
+
+static enum boundary
 boundary_of_socket(int fd)
 {
     struct sockaddr_un address = {0};
@@ -120,12 +151,56 @@ boundary_of_socket(int fd)
     int saved = errno;
     int failed = getpeername(fd, (struct sockaddr *)&address, &length);
     errno = saved;
-    if (failed != 0 || address.sun_family != AF_UNIX)
-        return NOWHERE;
-    if (ends_with(address.sun_path, ".qmp"))
-        return QMP;
-    return ends_with(address.sun_path, "nbd") || ends_with(address.sun_path, "/sock") ? NBD
-                                                                                      : NOWHERE;
+    return failed != 0 ? NOWHERE : boundary_of_address((const struct sockaddr *)&address);
+}
+
+static long long
+nanoseconds(void)
+{
+    struct timespec now;
+    (void)syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static struct {
+    atomic_int own, other_end; /* 0: none */
+} silenced[SOCKETS];
+
+/*
+ * The process gets a socket that nobody writes to in place of its own. That one stays open, unread,
+ * until the process closes the other, so that the peer does not know either.
+ */
+static void
+silence(int socket)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    int pair[2];
+    (void)pthread_mutex_lock(&lock);
+    int flags = fcntl(socket, F_GETFL), descriptor_flags = fcntl(socket, F_GETFD);
+    if (socket < SOCKETS && boundary_of_socket(socket) == plan.boundary &&
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
+        silenced[socket].own = fcntl(socket, F_DUPFD_CLOEXEC, SOCKETS);
+        silenced[socket].other_end = pair[1];
+        (void)dup2(pair[0], socket);
+        (void)fcntl(socket, F_SETFL, flags);
+        (void)fcntl(socket, F_SETFD, descriptor_flags);
+        (void)syscall(SYS_close, pair[0]);
+        long long none = 0;
+        (void)atomic_compare_exchange_strong(&stalled_ns, &none, nanoseconds());
+    }
+    (void)pthread_mutex_unlock(&lock);
+}
+
+static void
+end_peer(int number, bool is_waited_for)
+{
+    if (plan.peer <= 0)
+        abort();
+    struct pollfd gone = {.fd = (int)syscall(SYS_pidfd_open, plan.peer, 0), .events = POLLIN};
+    (void)kill(plan.peer, number);
+    if (is_waited_for && poll(&gone, 1, PEER_GONE_MS) != 1)
+        abort();
+    (void)close(gone.fd);
 }
 
 /* Whether the call is to fail; errno is set then. */
@@ -134,12 +209,19 @@ strike(enum boundary boundary, int socket)
 {
     if (boundary == NOWHERE || boundary != plan.boundary)
         return false;
-    if (atomic_fetch_add(&calls, 1) + 1 != plan.at)
+    unsigned long call = atomic_fetch_add(&calls, 1) + 1;
+    if (strcmp(plan.action, "stall") == 0 && call >= plan.at)
+        silence(socket);
+    if (call != plan.at)
         return false;
     if (strcmp(plan.action, "kill") == 0)
         (void)kill(getpid(), SIGKILL);
     if (strcmp(plan.action, "hangup") == 0)
         (void)shutdown(socket, SHUT_RDWR);
+    if (strcmp(plan.action, "peerkill") == 0)
+        end_peer(SIGKILL, true);
+    if (strcmp(plan.action, "peerquit") == 0)
+        end_peer(SIGTERM, false);
     errno = strcmp(plan.action, "enospc") == 0 ? ENOSPC : EIO;
     return strcmp(plan.action, "eio") == 0 || strcmp(plan.action, "enospc") == 0;
 }
@@ -166,6 +248,8 @@ boundary_of_stream(int fd)
 
 STAND_IN(ssize_t, write, boundary_of_stream(fd), fd, (int fd, const void *data, size_t length), fd,
          data, length)
+STAND_IN(ssize_t, read, boundary_of_socket(fd), fd, (int fd, void *data, size_t length), fd, data,
+         length)
 STAND_IN(ssize_t, pwrite, boundary_of_file(fd), fd,
          (int fd, const void *data, size_t length, off_t offset), fd, data, length, offset)
 STAND_IN(ssize_t, pwrite64, boundary_of_file(fd), fd,
@@ -199,3 +283,51 @@ STAND_IN(ssize_t, sendmsg, boundary_of_socket(fd), fd,
          (int fd, const struct msghdr *message, int flags), fd, message, flags)
 STAND_IN(ssize_t, recvmsg, boundary_of_socket(fd), fd, (int fd, struct msghdr *message, int flags),
          fd, message, flags)
+
+/* After a stall: new connections are silent too, and time flies. */
+int
+connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    static int (*real)(int, const struct sockaddr *, socklen_t);
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "connect");
+    int result = real(fd, address, length);
+    if (result == 0 && atomic_load(&stalled_ns) != 0)
+        silence(fd);
+    return result;
+}
+
+int
+close(int fd)
+{
+    if (fd >= 0 && fd < SOCKETS && atomic_load(&silenced[fd].own) != 0) {
+        (void)syscall(SYS_close, atomic_exchange(&silenced[fd].own, 0));
+        (void)syscall(SYS_close, atomic_exchange(&silenced[fd].other_end, 0));
+    }
+    return (int)syscall(SYS_close, fd);
+}
+
+int
+poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    static int (*real)(struct pollfd *, nfds_t, int);
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "poll");
+    bool is_hasty = timeout_ms > 0 && atomic_load(&stalled_ns) != 0;
+    return real(fds, count, is_hasty ? (timeout_ms + HASTE - 1) / HASTE : timeout_ms);
+}
+
+int
+clock_gettime(clockid_t clock, struct timespec *now)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "clock_gettime");
+    long long from_ns = atomic_load(&stalled_ns);
+    if (clock != CLOCK_MONOTONIC || from_ns == 0)
+        return real(clock, now);
+    long long at_ns = from_ns + (nanoseconds() - from_ns) * HASTE;
+    now->tv_sec = (time_t)(at_ns / 1000000000);
+    now->tv_nsec = (long)(at_ns % 1000000000);
+    return 0;
+}
