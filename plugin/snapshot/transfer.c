@@ -91,6 +91,10 @@ publish(Transfer *transfer, const VsProgress *progress)
         if (!vs_catalogue_progress(catalogue, id, transfer->percent, progress->remaining_seconds,
                                    &error))
             g_debug("publishing progress of %s: %s", id, error->message);
+        uint64_t limit;
+        VsPull *pull = transfer->disks[i].pull;
+        if (pull && vs_catalogue_requested_speed(catalogue, id, &limit))
+            vs_pull_set_speed_limit(pull, limit);
         if (vs_catalogue_is_cancel_requested(catalogue, id))
             g_cancellable_cancel(transfer->job->cancellable);
     }

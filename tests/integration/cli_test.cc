@@ -100,6 +100,23 @@ TEST_F(Cli, AnAnswerThatIsLostIsAnError)
     EXPECT_EQ(virtsnap_.json({"repo", "check"})["problems"].size(), 0u);
 }
 
+TEST_F(Cli, TheSpeedOfWhatIsInProgressIsChangedByAnotherProcess)
+{
+    std::string group;
+    auto process = start_slow_create(&group);
+    refused({"modify", group, "--speed-limit", "0", "--name", "n"}, 2, "--speed-limit");
+    refused({"modify", group, "--speed-limit", "fast"}, 2, "--speed-limit");
+    refused({"modify", group, "--name", "n"}, 3, "in progress");
+    Json changed = virtsnap_.json({"modify", group, "--speed-limit", "1000"});
+    EXPECT_EQ(changed.size(), 2u) << changed.dump();
+    EXPECT_TRUE(process->running());
+    virtsnap_.json({"modify", group, "--speed-limit", "0"});
+    auto outcome = process->wait(std::chrono::seconds(15)); // of the 32 at the speed it began with
+    ASSERT_TRUE(outcome) << process->err();
+    EXPECT_EQ(outcome->exit_code, 0) << outcome->err;
+    refused({"modify", group, "--speed-limit", "1M"}, 3, "accomplished");
+}
+
 TEST_F(Cli, EveryCommandAnswersOneDocument)
 {
     Json first = create({"--name", "one"});
