@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
+#include <functional>
 #include <gtest/gtest.h>
 #include <map>
 #include <random>
@@ -128,6 +130,17 @@ expect_orderly_end(const Outcome &outcome, const Fault &fault)
         << outcome.exit_code << outcome.err;
     if (outcome.exit_code != 0)
         expect_one_clear_line(outcome.err);
+}
+
+// What throws fails as an expectation does: with the trace, which names the fault.
+inline void
+expect_no_throw(const std::function<void()> &body)
+{
+    try {
+        body();
+    } catch (const std::exception &exception) {
+        ADD_FAILURE() << exception.what();
+    }
 }
 
 // A bare QEMU, and what its disk held when each snapshot was made.
