@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // The ingest's threads: workers that digest and store, and the one that spools.
+#include <linux/ioprio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "nbd-export/store/ingest-internal.h"
+
+// Of a worker beside whatever else is the machine's work; the I/O priority is the lowest that still
+// gets its share (ioprio_set(2): 0 to 7 in the best-effort class).
+#define WORKER_NICE 10
+#define WORKER_IO_PRIORITY 7
 
 // What a worker thread needs of its own.
 typedef struct {
@@ -254,10 +263,21 @@ ingest_slot(Worker *worker, VsSlot *slot)
     complete(ingest, slot);
 }
 
+// Linux keeps both for each thread. A machine that refuses is worked on as it is.
+static void
+lower_priority(void)
+{
+    if (setpriority(PRIO_PROCESS, 0, WORKER_NICE) < 0 ||
+        syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0,
+                IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, WORKER_IO_PRIORITY)) < 0)
+        g_debug("a worker runs at full priority");
+}
+
 void *
 vs_ingest_worker_main(void *user_data)
 {
     VsIngest *ingest = user_data;
+    lower_priority();
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     g_autofree uint8_t *base_chunk = g_malloc(ingest->chunk_bytes);
     Worker worker = {

@@ -14,8 +14,9 @@
 // whose writes copy what they overwrite), a spool takes what the pool has no room for, and the
 // workers wait until all is taken, or the spool is full: so the reading ends as soon as it can.
 //
-// Threads: take, zero, submit and finish from one thread; the workers are the ingest's own. The
-// first failure is kept, wakes everybody, and is what take and finish return.
+// Threads: take, zero, submit and finish from one thread; the workers are the ingest's own, at
+// lower priority for processor and disk, since the machine is there for others. The first failure
+// is kept, wakes everybody, and is what take and finish return.
 #pragma once
 
 #include "nbd-export/store/repository.h"

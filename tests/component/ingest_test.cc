@@ -3,9 +3,12 @@
 #include "tests/component/repository_fixture.h"
 
 #include <cstring>
+#include <filesystem>
 #include <random>
+#include <sys/resource.h>
 
 #include "nbd-export/store/ingest.h"
+#include "tests/support/wait.h"
 
 namespace
 {
@@ -217,6 +220,23 @@ TEST_F(Ingest, WorkersWaitUntilAllIsTaken)
     VsIngestResult result;
     EXPECT_TRUE(vs_ingest_finish(ingest, &result, &error));
     EXPECT_GT(result.new_bytes, size);
+}
+
+// The caller keeps its own: it has a guest waiting.
+TEST_F(Ingest, OnlyWorkersRunAtLowerPriority)
+{
+    g_autoptr(GError) error = nullptr;
+    g_autoptr(VsIngest) ingest = vs_ingest_new(repository, nullptr, size_, 3);
+    vs_ingest_set_spool(ingest, vs_spool_new(temp.path().c_str(), VS_SPAN_BYTES, 0));
+    ASSERT_NE(vs_ingest_take(ingest, 0, kWaitMs, &error), nullptr);
+    auto lowered = [] {
+        unsigned count = 0;
+        for (const auto &task : std::filesystem::directory_iterator("/proc/self/task"))
+            count += getpriority(PRIO_PROCESS, std::stoul(task.path().filename())) == 10 ? 1 : 0;
+        return count;
+    };
+    EXPECT_TRUE(support::wait_until(support::Milliseconds(10000), [&] { return lowered() == 3; }));
+    EXPECT_EQ(getpriority(PRIO_PROCESS, 0), 0);
 }
 
 TEST_F(Ingest, FailingFromOutsideEndsIt)
