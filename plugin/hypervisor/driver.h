@@ -3,8 +3,9 @@
 //
 //   open → recover → describe → tidy → begin ──→ for each disk: open_source → (pull) →
 //   detach_source → (close) → close_source ──→ confirm → (commit) ──→ settle → tidy
-//                                        │
-//                                        └── the point in time
+//
+// The point in time is in begin. Where QEMU ends before all is read: (pull fails) → detach_source →
+// (close) → for each disk not yet read: reopen_source → (pull) → detach_source and so on.
 //
 // After begin has succeeded settle must be called, whatever happened; close_source before it may be
 // skipped. The bitmaps that begin started stay until a tidy that does not keep them. Everything
@@ -74,6 +75,9 @@ typedef struct {
 
 typedef struct _VsDriver VsDriver;
 
+// How long QEMU, once it has begun to end, may take to close its images before it is given up.
+#define VS_DRIVER_END_WAIT_MS 7000u
+
 typedef struct {
     void (*free)(VsDriver *driver);
     // The instance and its disks, ids of disks still "".
@@ -96,6 +100,18 @@ typedef struct {
     bool (*detach_source)(VsDriver *driver, unsigned index, GError **error);
     // The pull's connection is closed: frees what it cost the guest.
     bool (*close_source)(VsDriver *driver, unsigned index, GError **error);
+    // After a pull has failed, NULL: can't. Where QEMU has ended in order, and the machine has not
+    // been started again: makes disk `index`, which had been opened but not closed, readable once
+    // more, from its image and what was captured; source as in open_source, its bitmap may call
+    // more dirty. False with error where that is not sound (QEMU was killed, its image is in use or
+    // has been written to), within VS_DRIVER_END_WAIT_MS and what a look at the images takes;
+    // VS_ERROR_FAILED where it was not QEMU's end that failed the pull. From
+    // the first success on is_lost and confirm tell whether somebody starts the machine meanwhile,
+    // and detach_source, close_source and settle do without QEMU. The bitmaps that tidy would
+    // remove stay for the tidy of the next create, whichever driver it has: an image that is opened
+    // for writing would keep its machine from being started.
+    bool (*reopen_source)(VsDriver *driver, unsigned index, VsPullSource *source,
+                          GCancellable *cancellable, GError **error);
     // All has been read: whether it is what the disks held at the point in time.
     bool (*confirm)(VsDriver *driver, GError **error);
     // Ends the point in time: removes all that was made for it but the new bitmaps. Not

@@ -16,6 +16,7 @@
 #include "plugin/hypervisor/domain-xml.h"
 #include "plugin/hypervisor/handover.h"
 #include "plugin/hypervisor/libvirt-driver.h"
+#include "plugin/hypervisor/offline-disks.h"
 #include "plugin/hypervisor/scratch.h"
 #include "plugin/hypervisor/storage-driver.h"
 
@@ -30,8 +31,8 @@ typedef struct {
     // Pull, on an iothread: holds the NBD connection open till the server has let go, since with
     // some QEMU versions a client that goes first takes the VM along. -1: none.
     int held_connection;
-    int inherited;  // push: descriptor of the target file for qemu-nbd, -1
-    char **command; // push: how to serve it
+    int inherited;  // descriptor of the scratch or target file for qemu-nbd, -1
+    char **command; // how to serve it, once QEMU has let go of it
     bool is_connected;
     bool is_done; // read, and closed
 } VsLibvirtCapture;
@@ -57,6 +58,8 @@ typedef struct {
     bool is_watched;       // by events; else they are looked at
     int64_t asked_us;      // when events were asked for
     GError *lost;
+    VsOfflineDisks *offline; // what is read on without QEMU, NULL: nothing
+    bool is_finished;        // all of the point in time was read, in part without QEMU
 } VsLibvirtDriver;
 
 // The instance, from the live XML where the domain is active. Its definition is the inactive one,
@@ -80,6 +83,8 @@ void vs_libvirt_adopt_bitmaps(VsDomain *domain, const char *repository_id,
 bool vs_libvirt_begin(VsDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error);
 bool vs_libvirt_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
                             const VsStageReport *report, GCancellable *cancellable, GError **error);
+bool vs_libvirt_reopen_source(VsDriver *driver, unsigned index, VsPullSource *source,
+                              GCancellable *cancellable, GError **error);
 bool vs_libvirt_detach_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_libvirt_close_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_libvirt_settle(VsDriver *driver, GError **error);

@@ -211,6 +211,9 @@ static bool
 tidy(VsDriver *base, const VsKeptBitmap *kept, unsigned count, GError **error)
 {
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
+    // Without QEMU old bitmaps stay in the images (driver.h), and so their checkpoints stay too.
+    if (driver->is_finished)
+        return true;
     g_autoptr(VsInstance) instance = vs_libvirt_parse_domain(driver->domain, true, error);
     return instance && vs_libvirt_sync_checkpoints(driver->domain, driver->repository_id, instance,
                                                    kept, count, error);
@@ -219,7 +222,12 @@ tidy(VsDriver *base, const VsKeptBitmap *kept, unsigned count, GError **error)
 static bool
 confirm(VsDriver *base, GError **error)
 {
-    return !vs_libvirt_is_lost(base, error);
+    VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
+    if (vs_libvirt_is_lost(base, error) ||
+        (driver->offline && !vs_offline_disks_confirm(driver->offline, error)))
+        return false;
+    driver->is_finished = driver->offline != NULL;
+    return true;
 }
 
 // The driver ------------------------------------------------------------------------------------
@@ -230,6 +238,7 @@ driver_free(VsDriver *base)
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
     g_assert(!driver->captures);
     vs_domain_free(driver->domain);
+    vs_offline_disks_free(driver->offline);
     g_clear_error(&driver->lost);
     g_free(driver->repository_id);
     g_free(driver->label);
@@ -244,6 +253,7 @@ static const VsDriverOps libvirt_ops = {
     .tidy = tidy,
     .begin = vs_libvirt_begin,
     .open_source = vs_libvirt_open_source,
+    .reopen_source = vs_libvirt_reopen_source,
     .detach_source = vs_libvirt_detach_source,
     .close_source = vs_libvirt_close_source,
     .confirm = confirm,

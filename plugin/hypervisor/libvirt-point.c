@@ -254,6 +254,8 @@ bool
 vs_libvirt_is_lost(VsDriver *base, GError **error)
 {
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
+    if (driver->offline)
+        return vs_offline_disks_is_lost(driver->offline, error);
     if (!driver->lost && driver->has_job) {
         vs_libvirt_look_at_scratch(driver, &driver->lost);
         if (!driver->lost)

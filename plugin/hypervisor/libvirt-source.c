@@ -5,11 +5,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "plugin/error.h"
 #include "plugin/hypervisor/libvirt-driver-private.h"
+#include "plugin/hypervisor/offline-fleece.h"
 #include "plugin/hypervisor/qemu-nbd.h"
 #include "plugin/hypervisor/unix-socket.h"
 
 #define STAGE_POLL_MS 200u
+// How long after a failed pull to look whether the domain has stopped.
+#define END_WAIT_MS 3000u
 
 // Pull ------------------------------------------------------------------------------------------
 
@@ -87,16 +91,24 @@ wait_for_copy(VsLibvirtDriver *driver, const VsStageReport *report, GCancellable
     return true;
 }
 
+// A descriptor without close-on-exec, for qemu-nbd.
+static bool
+inherit_scratch(VsLibvirtCapture *capture, GError **error)
+{
+    capture->inherited = dup(capture->scratch->fd);
+    if (capture->inherited >= 0)
+        return true;
+    int code = errno;
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(code),
+                "duplicating the scratch file's descriptor: %s", g_strerror(code));
+    return false;
+}
+
 static bool
 open_push(VsLibvirtDriver *driver, VsLibvirtCapture *capture, VsPullSource *source, GError **error)
 {
-    capture->inherited = dup(capture->scratch->fd); // without close-on-exec, for qemu-nbd
-    if (capture->inherited < 0) {
-        int code = errno;
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(code),
-                    "duplicating the staging file's descriptor: %s", g_strerror(code));
+    if (!inherit_scratch(capture, error))
         return false;
-    }
     bool incremental = capture->disk->old_bitmap != NULL;
     capture->command = incremental ? vs_qemu_nbd_allocation(capture->inherited)
                                    : vs_qemu_nbd_staged(capture->inherited, NULL);
@@ -117,6 +129,70 @@ vs_libvirt_open_source(VsDriver *base, unsigned index, VsPullSource *source,
         return open_pull(driver, capture, source, error);
     return wait_for_copy(driver, report, cancellable, error) &&
            open_push(driver, capture, source, error);
+}
+
+// Without QEMU ------------------------------------------------------------------------------------
+
+// Whether the domain has stopped, or does so now.
+static bool
+wait_for_end(VsLibvirtDriver *driver, GCancellable *cancellable, GError **error)
+{
+    int64_t deadline_us = g_get_monotonic_time() + END_WAIT_MS * INT64_C(1000);
+    g_autoptr(GError) lost = NULL;
+    while (!vs_libvirt_is_lost(&driver->base, &lost) && g_get_monotonic_time() < deadline_us) {
+        if (g_cancellable_set_error_if_cancelled(cancellable, error))
+            return false;
+        iterate_for(STAGE_POLL_MS);
+    }
+    if (!driver->is_push && g_error_matches(lost, VS_ERROR, VS_ERROR_INSTANCE_STATUS))
+        return true;
+    g_set_error(error, VS_ERROR, VS_ERROR_FAILED, "it was not QEMU's end that failed the pull");
+    return false;
+}
+
+// All disks that are still to be read are looked at, and watched, before the first is.
+static bool
+go_offline(VsLibvirtDriver *driver, GCancellable *cancellable, GError **error)
+{
+    if (!wait_for_end(driver, cancellable, error))
+        return false;
+    g_autoptr(VsOfflineDisks) offline = vs_offline_disks_new();
+    for (unsigned i = 0; i < driver->capture_count; i++) {
+        const VsLibvirtCapture *capture = &driver->captures[i];
+        if (!capture->is_done &&
+            !vs_offline_disks_add(offline, capture->disk, capture->scratch->fd, cancellable, error))
+            return false;
+    }
+    if (vs_offline_disks_is_lost(offline, error))
+        return false;
+    driver->has_job = false;
+    g_clear_error(&driver->lost);
+    driver->offline = g_steal_pointer(&offline);
+    return true;
+}
+
+bool
+vs_libvirt_reopen_source(VsDriver *base, unsigned index, VsPullSource *source,
+                         GCancellable *cancellable, GError **error)
+{
+    VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
+    VsLibvirtCapture *capture = &driver->captures[index];
+    const VsPointDisk *disk = capture->disk;
+    if (capture->is_done) {
+        g_set_error(error, VS_ERROR, VS_ERROR_INSTANCE_STATUS, "it is not watched any more");
+        return false;
+    }
+    if ((!driver->offline && !go_offline(driver, cancellable, error)) ||
+        !inherit_scratch(capture, error))
+        return false;
+    // The checkpoint's own bitmap has recorded since, and calls more dirty.
+    g_clear_pointer(&capture->command, g_strfreev);
+    capture->command = vs_offline_fleece_command(capture->inherited, disk->disk, disk->old_bitmap);
+    *source = (VsPullSource){.socket = -1,
+                             .command = (const char *const *)capture->command,
+                             .export_name = "",
+                             .bitmap = disk->old_bitmap};
+    return true;
 }
 
 bool

@@ -18,6 +18,7 @@
 #pragma once
 
 #include "plugin/hypervisor/driver.h"
+#include "plugin/hypervisor/offline-disks.h"
 #include "plugin/hypervisor/scratch.h"
 #include "qmp/agent.h"
 #include "qmp/block.h"
@@ -62,8 +63,9 @@ typedef struct {
     bool is_detached;           // the export's removal has begun
     bool is_connected;          // its NBD client has been connected
     bool was_paused;            // the guest was stopped by a failed write to the scratch
-    int inherited;              // staged: descriptor of the staging file for qemu-nbd, -1
-    char **command;             // staged: how to serve it
+    bool is_read;               // all that was wanted of it
+    int inherited;              // descriptor of the scratch file for qemu-nbd, -1
+    char **command;             // how to serve it, once QEMU has let go of it
     uint64_t granularity_bytes; // of the frozen bitmap
 } VsQmpCapture;
 
@@ -74,6 +76,7 @@ typedef struct {
     char *repository_id;
     char *owner; // "virtsnap <repository> <instance>": the label of what is ours, less the snapshot
     unsigned subscription;
+    unsigned end_subscription;
 
     VsQmpCapture *captures; // of the point in time, NULL: none
     unsigned capture_count;
@@ -84,6 +87,10 @@ typedef struct {
     char *server_path;
     VsQmpAgent *agent; // only while a point in time that quiesces begins
     GError *lost;
+    bool is_shutting_down;   // QEMU has said so
+    bool has_ended;          // it has hung up
+    VsOfflineDisks *offline; // what is read on without QEMU, NULL: nothing
+    bool is_finished;        // all of the point in time was read, and QEMU has ended
 } VsQmpDriver;
 
 VsInstance *vs_qmp_driver_describe(VsDriver *driver, GCancellable *cancellable, GError **error);
@@ -95,8 +102,12 @@ bool vs_qmp_driver_begin(VsDriver *driver, VsPoint *point, GCancellable *cancell
 bool vs_qmp_driver_open_source(VsDriver *driver, unsigned index, VsPullSource *source,
                                const VsStageReport *report, GCancellable *cancellable,
                                GError **error);
+bool vs_qmp_driver_reopen_source(VsDriver *driver, unsigned index, VsPullSource *source,
+                                 GCancellable *cancellable, GError **error);
 bool vs_qmp_driver_detach_source(VsDriver *driver, unsigned index, GError **error);
 bool vs_qmp_driver_close_source(VsDriver *driver, unsigned index, GError **error);
+// The point in time is not needed any more.
+bool vs_qmp_driver_has_read_all(const VsQmpDriver *driver);
 bool vs_qmp_driver_settle(VsDriver *driver, GError **error);
 bool vs_qmp_driver_is_lost(VsDriver *driver, GError **error);
 void vs_qmp_driver_on_event(const char *name, struct json_object *data, gpointer user_data);

@@ -177,7 +177,9 @@ bool
 vs_qmp_driver_is_lost(VsDriver *base, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
-    if (!driver->lost)
+    if (driver->offline)
+        return vs_offline_disks_is_lost(driver->offline, error);
+    if (!driver->lost || vs_qmp_driver_has_read_all(driver))
         return false;
     g_propagate_error(error, g_error_copy(driver->lost));
     return true;
@@ -187,7 +189,31 @@ vs_qmp_driver_is_lost(VsDriver *base, GError **error)
 static bool
 confirm(VsDriver *base, GError **error)
 {
-    return !vs_qmp_driver_is_lost(base, error);
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    if (vs_qmp_driver_is_lost(base, error) ||
+        (driver->offline && !vs_offline_disks_confirm(driver->offline, error)))
+        return false;
+    driver->is_finished = driver->has_ended;
+    return true;
+}
+
+// Without QEMU old bitmaps stay in the images (driver.h).
+static bool
+tidy(VsDriver *base, const VsKeptBitmap *kept, unsigned count, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    return driver->is_finished || vs_qmp_driver_tidy(base, kept, count, error);
+}
+
+// QEMU says SHUTDOWN before it closes anything, and hangs up when all images are closed.
+static void
+on_end(const char *name, struct json_object *data, gpointer user_data)
+{
+    VsQmpDriver *driver = user_data;
+    if (!name)
+        driver->has_ended = true;
+    else if (g_str_equal(name, "SHUTDOWN"))
+        driver->is_shutting_down = true;
 }
 
 static void
@@ -197,9 +223,11 @@ driver_free(VsDriver *base)
     g_assert(!driver->captures);
     if (driver->client) {
         vs_qmp_client_unsubscribe(driver->client, driver->subscription);
+        vs_qmp_client_unsubscribe(driver->client, driver->end_subscription);
         vs_qmp_client_free(driver->client);
     }
     vs_qmp_driver_forget_server(driver);
+    vs_offline_disks_free(driver->offline);
     g_clear_error(&driver->lost);
     g_free(driver->socket_path);
     g_free(driver->repository_id);
@@ -212,9 +240,10 @@ static const VsDriverOps qmp_ops = {
     .free = driver_free,
     .describe = vs_qmp_driver_describe,
     .recover = vs_qmp_driver_recover,
-    .tidy = vs_qmp_driver_tidy,
+    .tidy = tidy,
     .begin = vs_qmp_driver_begin,
     .open_source = vs_qmp_driver_open_source,
+    .reopen_source = vs_qmp_driver_reopen_source,
     .detach_source = vs_qmp_driver_detach_source,
     .close_source = vs_qmp_driver_close_source,
     .confirm = confirm,
@@ -237,5 +266,6 @@ vs_qmp_driver_connect(const char *socket_path, const char *repository_id, const 
     driver->repository_id = g_strdup(repository_id);
     driver->owner = g_strdup_printf("%s %s %s", VS_FDSET_LABEL, repository_id, instance_id);
     driver->subscription = vs_qmp_client_subscribe(client, vs_qmp_driver_on_event, driver);
+    driver->end_subscription = vs_qmp_client_subscribe(client, on_end, driver);
     return &driver->base;
 }

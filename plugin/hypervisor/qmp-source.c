@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "plugin/error.h"
+#include "plugin/hypervisor/offline-fleece.h"
 #include "plugin/hypervisor/qemu-nbd.h"
 #include "plugin/hypervisor/qmp-driver-private.h"
 #include "plugin/hypervisor/unix-socket.h"
@@ -138,6 +139,12 @@ vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error)
     return ok;
 }
 
+static bool
+is_wanted(const VsPointDisk *disk)
+{
+    return disk->needs_source || disk->dirty_bytes > 0;
+}
+
 // Once every disk whose source is wanted is connected, nobody else needs the socket's name.
 static void
 forget_server_if_connected(VsQmpDriver *driver)
@@ -145,7 +152,7 @@ forget_server_if_connected(VsQmpDriver *driver)
     for (unsigned i = 0; i < driver->capture_count; i++) {
         const VsQmpCapture *capture = &driver->captures[i];
         const VsPointDisk *disk = capture->disk;
-        if (!disk->staged && !capture->is_connected && (disk->needs_source || disk->dirty_bytes))
+        if (!disk->staged && !capture->is_connected && is_wanted(disk))
             return;
     }
     vs_qmp_driver_forget_server(driver);
@@ -251,6 +258,24 @@ add_staged_bitmap(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *canc
     return vs_qmp_transaction_run(transaction, driver->client, cancellable, error);
 }
 
+// A descriptor without close-on-exec, for qemu-nbd.
+static bool
+inherit_scratch(VsQmpCapture *capture, GError **error)
+{
+    if (capture->inherited < 0)
+        capture->inherited = dup(capture->scratch->fd);
+    return capture->inherited >= 0 || set_socket_error("duplicating the scratch file for", error);
+}
+
+static void
+set_staged_source(const VsQmpCapture *capture, VsPullSource *source)
+{
+    *source = (VsPullSource){.socket = -1,
+                             .command = (const char *const *)capture->command,
+                             .export_name = "",
+                             .bitmap = capture->frozen ? STAGED_BITMAP : NULL};
+}
+
 static bool
 open_staged(Stage *stage, VsPullSource *source, GCancellable *cancellable, GError **error)
 {
@@ -259,15 +284,11 @@ open_staged(Stage *stage, VsPullSource *source, GCancellable *cancellable, GErro
         !add_staged_bitmap(stage->driver, capture, cancellable, error) ||
         !vs_qmp_capture_remove(stage->driver->client, capture, error))
         return false;
-    capture->inherited = dup(capture->scratch->fd); // without close-on-exec, for qemu-nbd
-    if (capture->inherited < 0)
-        return set_socket_error("duplicating the staging file for", error);
+    if (!inherit_scratch(capture, error))
+        return false;
     capture->command =
         vs_qemu_nbd_staged(capture->inherited, capture->frozen ? STAGED_BITMAP : NULL);
-    *source = (VsPullSource){.socket = -1,
-                             .command = (const char *const *)capture->command,
-                             .export_name = "",
-                             .bitmap = capture->frozen ? STAGED_BITMAP : NULL};
+    set_staged_source(capture, source);
     return true;
 }
 
@@ -283,6 +304,105 @@ vs_qmp_driver_open_source(VsDriver *base, unsigned index, VsPullSource *source,
     return open_staged(&stage, source, cancellable, error);
 }
 
+// Without QEMU ------------------------------------------------------------------------------------
+
+static bool
+has_ended(gpointer user_data, GError **error)
+{
+    return ((VsQmpDriver *)user_data)->has_ended;
+}
+
+static bool
+set_end_error(const char *why, GError **error)
+{
+    g_set_error_literal(error, VS_ERROR, VS_ERROR_INSTANCE_STATUS, why);
+    return false;
+}
+
+// Whether QEMU has ended, in order, as far as it has told.
+static bool
+wait_for_end(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    bool was_lost =
+        driver->lost && !g_error_matches(driver->lost, VS_QMP_ERROR, VS_QMP_ERROR_CLOSED);
+    if (was_lost || (!driver->is_shutting_down && !driver->has_ended)) {
+        g_set_error(error, VS_ERROR, VS_ERROR_FAILED, "it was not QEMU's end that failed the pull");
+        return false;
+    }
+    if (!driver->is_shutting_down)
+        return set_end_error("QEMU did not end in order", error);
+    g_autoptr(GError) late = NULL;
+    if (!driver->has_ended && !vs_qmp_client_wait(driver->client, has_ended, driver,
+                                                  VS_DRIVER_END_WAIT_MS, cancellable, &late))
+        g_debug("waiting for QEMU's end: %s", late->message);
+    return driver->has_ended || set_end_error("QEMU takes too long to end", error);
+}
+
+static bool
+add_offline(VsOfflineDisks *offline, const VsQmpCapture *capture, GCancellable *cancellable,
+            GError **error)
+{
+    if (capture->is_read || !is_wanted(capture->disk))
+        return true;
+    if (capture->disk->staged)
+        return capture->command || set_end_error("QEMU had not copied all of it", error);
+    return vs_offline_disks_add(offline, capture->disk, capture->scratch->fd, cancellable, error);
+}
+
+// Went with QEMU.
+static void
+forget_objects(VsQmpDriver *driver, VsQmpCapture *capture)
+{
+    capture->has_export = capture->has_job = capture->has_fleece = capture->has_mark = false;
+    capture->has_file = capture->has_fdset = capture->was_paused = false;
+    driver->has_server = false;
+    vs_qmp_driver_forget_server(driver);
+}
+
+// All disks that are still to be read are looked at, and watched, before the first is.
+static bool
+go_offline(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    if (!wait_for_end(driver, cancellable, error))
+        return false;
+    g_autoptr(VsOfflineDisks) offline = vs_offline_disks_new();
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        if (!add_offline(offline, &driver->captures[i], cancellable, error))
+            return false;
+    if (vs_offline_disks_is_lost(offline, error))
+        return false;
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        forget_objects(driver, &driver->captures[i]);
+    driver->offline = g_steal_pointer(&offline);
+    return true;
+}
+
+bool
+vs_qmp_driver_reopen_source(VsDriver *base, unsigned index, VsPullSource *source,
+                            GCancellable *cancellable, GError **error)
+{
+    VsQmpDriver *driver = (VsQmpDriver *)base;
+    VsQmpCapture *capture = &driver->captures[index];
+    const VsPointDisk *disk = capture->disk;
+    if (capture->is_read)
+        return set_end_error("it is not watched any more", error);
+    if ((!driver->offline && !go_offline(driver, cancellable, error)) ||
+        !inherit_scratch(capture, error))
+        return false;
+    if (disk->staged) {
+        set_staged_source(capture, source);
+        return true;
+    }
+    // The frozen bitmap is gone with QEMU; the old one has recorded since, and calls more dirty.
+    g_clear_pointer(&capture->command, g_strfreev);
+    capture->command = vs_offline_fleece_command(capture->inherited, disk->disk, disk->old_bitmap);
+    *source = (VsPullSource){.socket = -1,
+                             .command = (const char *const *)capture->command,
+                             .export_name = "",
+                             .bitmap = disk->old_bitmap};
+    return true;
+}
+
 bool
 vs_qmp_driver_detach_source(VsDriver *base, unsigned index, GError **error)
 {
@@ -290,9 +410,22 @@ vs_qmp_driver_detach_source(VsDriver *base, unsigned index, GError **error)
     VsQmpCapture *capture = &driver->captures[index];
     if (!capture->has_export || capture->is_detached)
         return true;
+    g_autoptr(GError) failure = NULL;
     capture->is_detached =
-        vs_qmp_export_begin_delete(driver->client, capture->names.export_id, NULL, error);
+        vs_qmp_export_begin_delete(driver->client, capture->names.export_id, NULL, &failure) ||
+        driver->has_ended;
+    if (!capture->is_detached)
+        g_propagate_error(error, g_steal_pointer(&failure));
     return capture->is_detached;
+}
+
+bool
+vs_qmp_driver_has_read_all(const VsQmpDriver *driver)
+{
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        if (is_wanted(driver->captures[i].disk) && !driver->captures[i].is_read)
+            return false;
+    return driver->capture_count > 0;
 }
 
 bool
@@ -300,11 +433,20 @@ vs_qmp_driver_close_source(VsDriver *base, unsigned index, GError **error)
 {
     VsQmpDriver *driver = (VsQmpDriver *)base;
     VsQmpCapture *capture = &driver->captures[index];
+    capture->is_read = true;
     if (capture->inherited >= 0)
         close(capture->inherited);
     capture->inherited = -1;
-    if (!vs_qmp_capture_remove(driver->client, capture, error))
+    GError *failure = NULL;
+    if (!vs_qmp_capture_remove(driver->client, capture, &failure) && !driver->has_ended) {
+        g_propagate_error(error, failure);
         return false;
+    }
+    g_clear_error(&failure);
+    if (driver->has_ended) {
+        forget_objects(driver, capture);
+        return true;
+    }
     for (unsigned i = 0; i < driver->capture_count; i++)
         if (driver->captures[i].has_export)
             return true;
