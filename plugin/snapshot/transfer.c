@@ -21,6 +21,7 @@ typedef struct {
     uint64_t staged_bytes;   // copied by QEMU first; counts as work too
     bool has_spool;          // all disks are read before this one is stored
     VsPullProgress progress; // the pull's, once it has ended
+    bool is_closed;          // read, and its source closed
     bool is_stored;
 } DiskTransfer;
 
@@ -30,7 +31,9 @@ typedef struct {
     unsigned count;
     int64_t started_us;
     int64_t published_us;
-    unsigned percent; // never goes back
+    unsigned percent;   // never goes back
+    bool without_qemu;  // which has ended
+    bool is_unstorable; // what was read
 } Transfer;
 
 static VsPlanDisk *
@@ -232,7 +235,8 @@ read_disk(Transfer *transfer, unsigned index, GError **error)
     if (!driver->ops->detach_source(driver, index, error))
         return false;
     g_clear_pointer(&disk->pull, vs_pull_free);
-    return driver->ops->close_source(driver, index, error);
+    disk->is_closed = driver->ops->close_source(driver, index, error);
+    return disk->is_closed;
 }
 
 // The point in time is not needed any more: only the user can stop it.
@@ -247,8 +251,10 @@ static bool
 store_disk(Transfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
-    if (!run_work(transfer, index, finish_disk, is_cancelled, error))
+    if (!run_work(transfer, index, finish_disk, is_cancelled, error)) {
+        transfer->is_unstorable = true;
         return false;
+    }
     VsManifest *manifest = plan_of(transfer, index)->manifest;
     manifest->root = disk->result.tree.root;
     manifest->new_bytes = disk->result.new_bytes;
@@ -335,6 +341,18 @@ spool_new(const VsTransferJob *job, const VsIngest *ingest)
 }
 
 static bool
+open_disk(Transfer *transfer, unsigned index, VsPullSource *source, GError **error)
+{
+    const VsTransferJob *job = transfer->job;
+    VsDriver *driver = job->session->driver;
+    Staging staging = {transfer, &transfer->disks[index]};
+    VsStageReport report = {on_stage, &staging};
+    return transfer->without_qemu
+               ? driver->ops->reopen_source(driver, index, source, job->cancellable, error)
+               : driver->ops->open_source(driver, index, source, &report, job->cancellable, error);
+}
+
+static bool
 connect_disk(Transfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
@@ -342,11 +360,8 @@ connect_disk(Transfer *transfer, unsigned index, GError **error)
     const VsTransferJob *job = transfer->job;
     uint64_t size = plan->disk->virtual_size_bytes;
     VsRepository *repository = job->engine->repository;
-    Staging staging = {transfer, disk};
-    VsStageReport report = {on_stage, &staging};
     VsPullSource source;
-    VsDriver *driver = job->session->driver;
-    if (!driver->ops->open_source(driver, index, &source, &report, job->cancellable, error))
+    if (!open_disk(transfer, index, &source, error))
         return false;
     disk->pull = vs_pull_connect(&source, size, error);
     if (!disk->pull) {
@@ -376,19 +391,26 @@ take_base(const VsPlanDisk *plan)
         plan->manifest->root = plan->base->root;
 }
 
+// What was done for the disk is undone, but for what has been stored.
+static void
+drop_disk(Transfer *transfer, unsigned index)
+{
+    DiskTransfer *disk = &transfer->disks[index];
+    VsDriver *driver = transfer->job->session->driver;
+    g_autoptr(GError) error = NULL;
+    if (disk->pull && !driver->ops->detach_source(driver, index, &error))
+        g_debug("detaching a source: %s", error->message);
+    // Reads under way write into the ingest's buffers: the connection goes first.
+    vs_pull_free(disk->pull);
+    vs_ingest_free(disk->ingest);
+    *disk = (DiskTransfer){0};
+}
+
 static void
 transfer_clear(Transfer *transfer)
 {
-    for (unsigned i = 0; i < transfer->count; i++) {
-        DiskTransfer *disk = &transfer->disks[i];
-        VsDriver *driver = transfer->job->session->driver;
-        g_autoptr(GError) error = NULL;
-        if (disk->pull && !driver->ops->detach_source(driver, i, &error))
-            g_debug("detaching a source: %s", error->message);
-        // Reads under way write into the ingest's buffers: the connection goes first.
-        vs_pull_free(disk->pull);
-        vs_ingest_free(disk->ingest);
-    }
+    for (unsigned i = 0; i < transfer->count; i++)
+        drop_disk(transfer, i);
     g_free(transfer->disks);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Transfer, transfer_clear)
@@ -407,34 +429,50 @@ has_work(const Transfer *transfer, unsigned index, bool staged)
     return transfer->job->points[index].staged == staged && has_something(transfer, index);
 }
 
+// Those that are read of a running guest are stored when all have been read.
 static bool
-transfer_all(const VsTransferJob *job, GError **error)
+read_and_store(Transfer *transfer, unsigned index, GError **error)
 {
-    g_auto(Transfer) transfer = {.job = job, .count = job->plan->len};
-    transfer.disks = g_new0(DiskTransfer, transfer.count);
-    transfer.started_us = g_get_monotonic_time();
+    return read_disk(transfer, index, error) &&
+           (transfer->disks[index].has_spool || store_disk(transfer, index, error));
+}
+
+static bool
+read_all(Transfer *transfer, GError **error)
+{
     // All that are live are connected before the first is read, so that the socket has a name for
     // moments only.
-    for (unsigned i = 0; i < transfer.count; i++)
-        if (has_work(&transfer, i, false) && !connect_disk(&transfer, i, error))
+    for (unsigned i = 0; i < transfer->count; i++)
+        if (has_work(transfer, i, false) && !connect_disk(transfer, i, error))
             return false;
-    for (unsigned i = 0; i < transfer.count; i++) {
-        if (!has_something(&transfer, i))
-            take_base(plan_of(&transfer, i));
-        else if (has_work(&transfer, i, false) &&
-                 !(read_disk(&transfer, i, error) &&
-                   (transfer.disks[i].has_spool || store_disk(&transfer, i, error))))
+    for (unsigned i = 0; i < transfer->count; i++) {
+        if (!has_something(transfer, i))
+            take_base(plan_of(transfer, i));
+        else if (has_work(transfer, i, false) && !read_and_store(transfer, i, error))
             return false;
     }
     // Meanwhile QEMU has been copying the others by itself.
-    for (unsigned i = 0; i < transfer.count; i++)
-        if (has_work(&transfer, i, true) &&
-            !(connect_disk(&transfer, i, error) && read_disk(&transfer, i, error) &&
-              store_disk(&transfer, i, error)))
+    for (unsigned i = 0; i < transfer->count; i++)
+        if (has_work(transfer, i, true) &&
+            !(connect_disk(transfer, i, error) && read_and_store(transfer, i, error)))
             return false;
-    for (unsigned i = 0; i < transfer.count; i++)
-        if (transfer.disks[i].has_spool && !store_disk(&transfer, i, error))
+    return true;
+}
+
+// The machine has ended, which may be no obstacle: what is not read yet is read anew without it.
+static bool
+read_rest(Transfer *transfer, GError **error)
+{
+    transfer->without_qemu = true;
+    for (unsigned i = 0; i < transfer->count; i++) {
+        if (!has_something(transfer, i))
+            take_base(plan_of(transfer, i));
+        if (!has_something(transfer, i) || transfer->disks[i].is_closed)
+            continue;
+        drop_disk(transfer, i);
+        if (!connect_disk(transfer, i, error) || !read_and_store(transfer, i, error))
             return false;
+    }
     return true;
 }
 
@@ -458,15 +496,55 @@ find_reason(const VsTransferJob *job, GError **error)
     return lost;
 }
 
+// That has nothing to do with whether the machine is there.
+static bool
+is_final_failure(const GError *failure)
+{
+    return g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+           g_error_matches(failure, VS_ERROR, VS_ERROR_BITMAP_DISTRUSTED);
+}
+
+// After reading has failed: why, and whether it could be completed all the same. failure is
+// consumed.
+static bool
+make_good(Transfer *transfer, GError *failure, GError **error)
+{
+    const VsTransferJob *job = transfer->job;
+    GError *reason = NULL, *rest = NULL;
+    bool is_final = is_final_failure(failure);
+    if (is_final || !find_reason(job, &reason))
+        reason = g_steal_pointer(&failure);
+    g_clear_error(&failure);
+    bool may_go_on =
+        !is_final && !transfer->is_unstorable && job->session->driver->ops->reopen_source;
+    if (may_go_on && read_rest(transfer, &rest)) {
+        g_error_free(reason);
+        return true;
+    }
+    if (is_final_failure(rest))
+        g_propagate_error(error, g_steal_pointer(&rest));
+    else if (rest && !g_error_matches(rest, VS_ERROR, VS_ERROR_FAILED))
+        g_set_error(error, reason->domain, reason->code,
+                    "%s; it can't be completed without QEMU: %s", reason->message, rest->message);
+    else
+        g_propagate_error(error, g_error_copy(reason));
+    g_error_free(reason);
+    g_clear_error(&rest);
+    return false;
+}
+
 bool
 vs_transfer_run(const VsTransferJob *job, GError **error)
 {
+    g_auto(Transfer) transfer = {.job = job, .count = job->plan->len};
+    transfer.disks = g_new0(DiskTransfer, transfer.count);
+    transfer.started_us = g_get_monotonic_time();
     GError *failure = NULL;
-    if (transfer_all(job, &failure))
-        return true;
-    if (g_error_matches(failure, G_IO_ERROR, G_IO_ERROR_CANCELLED) || !find_reason(job, error))
-        g_propagate_error(error, failure);
-    else
-        g_error_free(failure);
-    return false;
+    if (!read_all(&transfer, &failure) && !make_good(&transfer, failure, error))
+        return false;
+    for (unsigned i = 0; i < transfer.count; i++)
+        if (transfer.disks[i].is_closed && !transfer.disks[i].is_stored &&
+            !store_disk(&transfer, i, error))
+            return false;
+    return true;
 }

@@ -196,19 +196,6 @@ TEST_F(Create, QemuKilledMeanwhileIsAClearFailureAndTheNextIsFull)
     expect_next("incremental");
 }
 
-TEST_F(Create, QemuThatQuitsMeanwhileKeepsTheChain)
-{
-    start();
-    virtsnap_.json({"create", vm_});
-    auto second = start_slow_create();
-    qemu_->quit();
-    auto outcome = second->wait(std::chrono::seconds(10));
-    ASSERT_TRUE(outcome);
-    EXPECT_EQ(outcome->exit_code, 1);
-    start();
-    expect_next("incremental");
-}
-
 TEST_F(Create, AFullScratchGivesTheSnapshotUpAndNotTheGuestsWrite)
 {
     start();

@@ -147,21 +147,6 @@ TEST_F(LibvirtFaults, KilledAtRandomMomentsItNeverPausesTheDomainAndTheNextIsExa
     expect_never_paused();
 }
 
-TEST_F(LibvirtFaults, TheDomainDestroyedMeanwhileIsAClearFailureAndTheChainIsKept)
-{
-    auto create = start_pull(kAges);
-    domain_->destroy();
-    const auto outcome = create->wait(std::chrono::seconds(10));
-    ASSERT_TRUE(outcome) << create->err();
-    EXPECT_NE(outcome->exit_code, 0);
-    EXPECT_NE(outcome->err.find("stopped"), std::string::npos) << outcome->err;
-    EXPECT_EQ(accomplished(), 2u);
-    expect_next("incremental");
-    expect_nothing_left(1);
-    start();
-    expect_chain_goes_on();
-}
-
 TEST_F(LibvirtFaults, ScratchSpaceThatEndsGivesTheSnapshotUpAndNotTheGuestsWrite)
 {
     auto create = start_pull(kAges, {"--scratch-size", "2M"});
