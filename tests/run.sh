@@ -15,7 +15,7 @@ trap 'rm -f "$results"' EXIT
 all_suites=(lint unit component integration system fault fuzz)
 sanitized_suites=(unit component integration fuzz)
 # What has threads. GLib isn't built for TSan, so only programs that leave its threads alone are fit for it.
-threaded_tests=(chunk_store pull)
+threaded_tests=(chunk_store ingest pull)
 
 # What can't run on the machine that is to run everything is a failure, not a skip.
 export VIRTSNAP_TEST_REQUIRE=${VIRTSNAP_TEST_REQUIRE-qemu,nbd,guest,libvirt}
@@ -70,7 +70,7 @@ compile_threaded() { # BUILD
     if [ ! -e "$1/build.ninja" ]; then
         meson setup --werror -Db_sanitize=thread -Db_lundef=false "$1" "$top" || return 1
     fi
-    ninja -C "$1" tests/component/component-chunk_store tests/integration/integration-pull
+    ninja -C "$1" tests/component/component-{chunk_store,ingest} tests/integration/integration-pull
 }
 
 main() {
