@@ -227,8 +227,13 @@ class DamagedCatalogue : public CatalogueFaults
     void
     overwrite(const std::string &content) const
     {
-        std::ofstream(catalogue(), std::ios::binary | std::ios::trunc) << content;
-        for (const char *companion : {"-wal", "-shm"})
+        remove_catalogue();
+        std::ofstream(catalogue(), std::ios::binary) << content;
+    }
+    void
+    remove_catalogue() const
+    {
+        for (const char *companion : {"", "-wal", "-shm"})
             std::filesystem::remove(catalogue() + companion);
     }
     std::string
@@ -253,7 +258,10 @@ class DamagedCatalogue : public CatalogueFaults
             damage();
             const Outcome outcome = virtsnap_.run(command);
             expect_orderly_end(outcome, {});
-            if (must_work) {
+            if (!must_work) {
+                // Nothing finds damage of an index before it is used. Such a catalogue is deleted.
+                remove_catalogue();
+            } else {
                 EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
                 EXPECT_NE(outcome.err.find("catalogue"), std::string::npos) << outcome.err;
             }
@@ -295,7 +303,6 @@ class DamagedCatalogue : public CatalogueFaults
 
 TEST_F(DamagedCatalogue, MissingEmptyHalfOrGarbageIsMadeAnewByWhateverCommandComes)
 {
-    std::filesystem::remove(catalogue());
     const std::vector<std::function<void()>> damages = {
         [this] { overwrite(""); },
         [this] {
