@@ -16,8 +16,9 @@
 G_BEGIN_DECLS
 
 // Whether every block that the bitmap of the disk's image calls dirty is in the fleece: a qcow2
-// file, by its descriptor. VS_ERROR_INSTANCE_STATUS where one is not, or that
-// can't be told. Blocks; gives up when a server is silent for VS_OFFLINE_SILENCE_MS.
+// file, by its descriptor. VS_ERROR_INSTANCE_STATUS where one is not,
+// VS_PULL_ERROR where that can't be told. Blocks; gives up when a server is silent for
+// VS_OFFLINE_SILENCE_MS.
 bool vs_offline_fleece_covers(int fd, const VsDisk *disk, const char *bitmap,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 #define VS_OFFLINE_SILENCE_MS 2000
