@@ -103,17 +103,18 @@ class OfflineFinish : public testing::Test
     {
         return qemu_->monitor().execute("query-block-exports").size();
     }
-    // Whether the program reads by a server of its own, and no more by QEMU's.
+    // Whether the program reads by a server of its own, which has `what` in its command.
     static bool
-    has_server(const Process &process)
+    has_server(const Process &process, const std::string &what)
     {
         std::error_code ignored;
         for (const auto &entry : std::filesystem::directory_iterator("/proc", ignored)) {
-            std::ifstream file(entry.path() / "stat");
-            std::string pid, name, state;
+            std::ifstream status(entry.path() / "stat"), command(entry.path() / "cmdline");
+            std::string pid, name, state, words;
             pid_t parent = 0;
-            if (file >> pid >> name >> state >> parent && parent == process.pid() &&
-                name == "(qemu-nbd)")
+            std::getline(command, words);
+            if (status >> pid >> name >> state >> parent && parent == process.pid() &&
+                name == "(qemu-nbd)" && words.find(what) != std::string::npos)
                 return true;
         }
         return false;
@@ -339,10 +340,11 @@ TEST_F(OfflineFinish, AMachineThatIsStartedAgainMeanwhileIsNotKeptFromItAndTheCh
     take_base();
     auto create = start_slow_create("1M");
     qemu_->quit();
-    EXPECT_TRUE(wait_until(kSoon, [&] { return has_server(*create); })) << create->err();
+    EXPECT_TRUE(wait_until(kSoon, [&] { return has_server(*create, "\"backing\""); }))
+        << create->err();
     start();
     write("dA", "-P 77 5M 1M");
-    expect_failed(*create, "again");
+    expect_failed(*create, "can't be completed without QEMU");
     expect_next({"incremental"});
 }
 
@@ -390,7 +392,8 @@ TEST_F(OfflineFinish, AStagedDiskThatQemuHasCopiedIsFinished)
     keep_oracles("then");
     auto create = virtsnap_.start(
         {"create", vm_, "--capture", "staged", "--speed-limit", "4M", "--output", "json"});
-    EXPECT_TRUE(wait_until(kSoon, [&] { return has_server(*create); })) << create->err();
+    EXPECT_TRUE(wait_until(kSoon, [&] { return has_server(*create, "/dev/fd/"); }))
+        << create->err();
     write("dA", "-P 5 3M 9M");
     qemu_->quit();
     expect_finished(*create, "incremental");
