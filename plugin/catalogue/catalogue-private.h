@@ -10,7 +10,12 @@ G_BEGIN_DECLS
 struct _VsCatalogue {
     VsRepository *repository; // borrowed
     sqlite3 *db;
+    VsCatalogueWaitFunc wait; // NULL: sleep
+    gpointer wait_data;
 };
+
+// Whether writes wait for other processes, as told by vs_catalogue_set_wait(), or fail at once.
+void vs_catalogue_be_patient(VsCatalogue *catalogue, bool is_patient);
 
 // Makes the rows agree with the manifests that are there. Cheap where they do: two listings, one
 // query, no write.

@@ -168,6 +168,32 @@ vs_catalogue_open(VsRepository *repository, char **note, GError **error)
     return g_steal_pointer(&catalogue);
 }
 
+// Stays within SQLite's rules for busy handlers: the connection is left alone.
+static int
+on_busy(void *user_data, int count)
+{
+    const VsCatalogue *catalogue = user_data;
+    return count < VS_SQL_BUSY_TIMEOUT_MS / VS_CATALOGUE_WAIT_MS &&
+           catalogue->wait(catalogue->wait_data);
+}
+
+void
+vs_catalogue_be_patient(VsCatalogue *catalogue, bool is_patient)
+{
+    if (is_patient && catalogue->wait)
+        (void)sqlite3_busy_handler(catalogue->db, on_busy, catalogue);
+    else
+        (void)sqlite3_busy_timeout(catalogue->db, is_patient ? VS_SQL_BUSY_TIMEOUT_MS : 0);
+}
+
+void
+vs_catalogue_set_wait(VsCatalogue *catalogue, VsCatalogueWaitFunc wait, gpointer user_data)
+{
+    catalogue->wait = wait;
+    catalogue->wait_data = user_data;
+    vs_catalogue_be_patient(catalogue, true);
+}
+
 void
 vs_catalogue_free(VsCatalogue *catalogue)
 {

@@ -5,8 +5,8 @@
 // It can be thrown away: opening compares it with the manifests that are there and mends it, a
 // missing or damaged file is made anew (a note goes to the caller). Only tags and failed or
 // progressing rows are known to it alone. Where the repository can't be written, an index in memory
-// is built instead. WAL mode; writers wait up to 10 s for each other. One thread, one connection
-// each.
+// is built instead. WAL mode; writers wait up to 10 s for each other (vs_catalogue_set_wait()). One
+// thread, one connection each.
 //
 // State of a row: progressing → accomplished (its manifest is durable) | failed (kept until
 // deleted). A progressing row whose instance lock nobody holds belongs to a process that died: it
@@ -26,6 +26,13 @@ VsCatalogue *vs_catalogue_open(VsRepository *repository, char **note,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void vs_catalogue_free(VsCatalogue *catalogue);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsCatalogue, vs_catalogue_free)
+
+// Called again and again while another process holds the catalogue, for up to 10 s in all; to take
+// VS_CATALOGUE_WAIT_MS. False: to wait no longer.
+#define VS_CATALOGUE_WAIT_MS 10
+typedef bool (*VsCatalogueWaitFunc)(gpointer user_data);
+// For whom something else must not wait meanwhile. NULL: sleep.
+void vs_catalogue_set_wait(VsCatalogue *catalogue, VsCatalogueWaitFunc wait, gpointer user_data);
 
 // Work in progress -----------------------------------------------------------------------------
 
@@ -62,7 +69,7 @@ GPtrArray *vs_catalogue_list_abandoned(VsCatalogue *catalogue,
 // Adds the snapshots (VsSnapshot *) as progressing, at once, and remembers their disks.
 bool vs_catalogue_begin(VsCatalogue *catalogue, const GPtrArray *snapshots,
                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
-// Cheap; called several times a second.
+// Cheap; called several times a second. Fails at once while another process writes.
 bool vs_catalogue_progress(VsCatalogue *catalogue, const char *id, unsigned percent,
                            int64_t remaining_seconds, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // The manifests (VsManifest *) are durable: the rows take all of their fields and become
@@ -78,6 +85,7 @@ bool vs_catalogue_fail(VsCatalogue *catalogue, const GPtrArray *ids, const char 
 // becomes failed at once. VS_ERROR_SNAPSHOT_STATUS where it is not in progress.
 bool vs_catalogue_request_cancel(VsCatalogue *catalogue, const char *id,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Cheap, and without waiting, as is vs_catalogue_requested_speed().
 bool vs_catalogue_is_cancel_requested(VsCatalogue *catalogue, const char *id);
 
 // Asks the process that makes the snapshots (ids: char *) to read them at that rate (bytes a

@@ -30,9 +30,13 @@ bool
 vs_catalogue_progress(VsCatalogue *catalogue, const char *id, unsigned percent,
                       int64_t remaining_seconds, GError **error)
 {
-    return vs_sql_run(
+    // Who waits here does not look after the scratch space, and the guest pays for it.
+    vs_catalogue_be_patient(catalogue, false);
+    bool ok = vs_sql_run(
         catalogue->db, error, "UPDATE snapshot SET progress=?, remaining=? WHERE id=? AND status=?",
         "iisi", (int64_t)MIN(percent, 100), remaining_seconds, id, (int64_t)VS_STATUS_PROGRESSING);
+    vs_catalogue_be_patient(catalogue, true);
+    return ok;
 }
 
 // The commit has removed the disk's hidden base; its row goes at the next opening.
@@ -95,10 +99,13 @@ vs_catalogue_request_cancel(VsCatalogue *catalogue, const char *id, GError **err
 bool
 vs_catalogue_is_cancel_requested(VsCatalogue *catalogue, const char *id)
 {
+    vs_catalogue_be_patient(catalogue, false);
     g_autoptr(sqlite3_stmt) query = vs_sql_query(
         catalogue->db, NULL, "SELECT 1 FROM snapshot WHERE id=? AND cancel=1", "s", id);
-    bool row;
-    return query != NULL && vs_sql_next(query, &row, NULL) && row;
+    bool row = false;
+    bool ok = query != NULL && vs_sql_next(query, &row, NULL);
+    vs_catalogue_be_patient(catalogue, true);
+    return ok && row;
 }
 
 static bool
@@ -136,11 +143,14 @@ vs_catalogue_request_speed(VsCatalogue *catalogue, const GPtrArray *ids, uint64_
 bool
 vs_catalogue_requested_speed(VsCatalogue *catalogue, const char *id, uint64_t *bytes)
 {
+    vs_catalogue_be_patient(catalogue, false);
     g_autoptr(sqlite3_stmt) query =
         vs_sql_query(catalogue->db, NULL,
                      "SELECT speed_limit FROM snapshot WHERE id=? AND speed_limit>=0", "s", id);
-    bool row;
-    if (query == NULL || !vs_sql_next(query, &row, NULL) || !row)
+    bool row = false;
+    bool ok = query != NULL && vs_sql_next(query, &row, NULL);
+    vs_catalogue_be_patient(catalogue, true);
+    if (!ok || !row)
         return false;
     *bytes = (uint64_t)sqlite3_column_int64(query, 0);
     return true;

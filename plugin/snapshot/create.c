@@ -147,9 +147,26 @@ tidy(Create *create, bool is_taken, GError **error)
     return vs_session_tidy(&create->session, create->engine, newest, error);
 }
 
+// Whoever holds the catalogue keeps us, but not from looking after the scratch space. User data:
+// the create.
+static bool
+look_after_point(gpointer user_data)
+{
+    Create *create = user_data;
+    VsDriver *driver = create->session.driver;
+    g_autoptr(GMainContext) context = g_main_context_ref_thread_default();
+    g_usleep(VS_CATALOGUE_WAIT_MS * 1000);
+    while (g_main_context_iteration(context, FALSE))
+        ;
+    g_autoptr(GError) lost = NULL;
+    return !driver->ops->is_lost(driver, &lost);
+}
+
 static bool
 announce(Create *create, GError **error)
 {
+    VsCatalogue *catalogue = create->engine->catalogue;
+    VsDriver *driver = create->session.driver;
     g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)vs_snapshot_free);
     for (unsigned i = 0; i < create->manifests->len; i++) {
         VsManifest *manifest = g_ptr_array_index(create->manifests, i);
@@ -160,7 +177,17 @@ announce(Create *create, GError **error)
         }
         g_ptr_array_add(rows, row);
     }
-    return vs_catalogue_begin(create->engine->catalogue, rows, error);
+    GError *failure = NULL;
+    vs_catalogue_set_wait(catalogue, look_after_point, create);
+    bool ok = vs_catalogue_begin(catalogue, rows, &failure);
+    vs_catalogue_set_wait(catalogue, NULL, NULL);
+    if (ok)
+        return true;
+    if (driver->ops->is_lost(driver, error))
+        g_error_free(failure);
+    else
+        g_propagate_error(error, failure);
+    return false;
 }
 
 // Capturing -------------------------------------------------------------------------------------

@@ -104,6 +104,67 @@ TEST_F(Catalogue, FileOfAnotherVersionOrRepositoryIsMadeAnew)
     }
 }
 
+// A second connection, as another process has, that holds the catalogue until it is told to let go.
+struct Held {
+    explicit Held(const std::string &path) : db(vs_sql_open(path.c_str(), nullptr))
+    {
+        EXPECT_TRUE(vs_sql_begin(db, nullptr));
+    }
+    ~Held()
+    {
+        sqlite3_close(db);
+    }
+    // As long as the other is to wait.
+    static bool
+    Wait(gpointer user_data)
+    {
+        Held *held = static_cast<Held *>(user_data);
+        held->waits++;
+        if (held->waits == held->let_go_at) {
+            EXPECT_TRUE(vs_sql_end(held->db, true, nullptr));
+        }
+        return held->waits != held->give_up_at;
+    }
+    sqlite3 *db;
+    unsigned waits = 0, let_go_at = 0, give_up_at = 0;
+};
+
+TEST_F(Catalogue, WaitingForAnotherProcessIsTheCallersAffair)
+{
+    Held held(File("catalogue.db"));
+    held.let_go_at = 3;
+    vs_catalogue_set_wait(catalogue_, Held::Wait, &held);
+    Begin(NewId(), "vda", 1);
+    EXPECT_EQ(held.waits, 3u);
+}
+
+TEST_F(Catalogue, TheCallerMayWaitNoLonger)
+{
+    Held held(File("catalogue.db"));
+    held.give_up_at = 2;
+    vs_catalogue_set_wait(catalogue_, Held::Wait, &held);
+    g_autoptr(GError) error = nullptr;
+    g_autoptr(VsSnapshot) snapshot = vs_snapshot_new(Manifest(NewId(), "vda", 1));
+    g_autoptr(GPtrArray) rows = One(snapshot);
+    EXPECT_FALSE(vs_catalogue_begin(catalogue_, rows, &error));
+    EXPECT_TRUE(g_error_matches(error, VS_SQL_ERROR, SQLITE_BUSY)) << catalogue_fixture::Why(error);
+    EXPECT_EQ(held.waits, 2u);
+}
+
+TEST_F(Catalogue, ProgressDoesNotWaitForAnotherProcess)
+{
+    const std::string id = NewId();
+    Begin(id, "vda", 1);
+    Held held(File("catalogue.db"));
+    vs_catalogue_set_wait(catalogue_, Held::Wait, &held);
+    g_autoptr(GError) error = nullptr;
+    const gint64 began_us = g_get_monotonic_time();
+    EXPECT_FALSE(vs_catalogue_progress(catalogue_, id.c_str(), 10, 5, &error));
+    EXPECT_LT(g_get_monotonic_time() - began_us, VS_SQL_BUSY_TIMEOUT_MS * 1000 / 2);
+    EXPECT_TRUE(g_error_matches(error, VS_SQL_ERROR, SQLITE_BUSY)) << catalogue_fixture::Why(error);
+    EXPECT_EQ(held.waits, 0u);
+}
+
 TEST_F(Catalogue, DamagedManifestIsAFailedSnapshotAmongTheOthers)
 {
     std::string good = Accomplish("vda", 1);
@@ -149,8 +210,9 @@ TEST_F(Catalogue, ManyProcessesOpenAndWriteAtOnce)
                 g_autoptr(VsSnapshot) snapshot =
                     vs_snapshot_new(Manifest(NewId(), "vda", static_cast<uint64_t>(round) + 1));
                 g_autoptr(GPtrArray) rows = One(snapshot);
+                g_autoptr(GPtrArray) ids = One(snapshot->manifest->id);
                 ok = mine != nullptr && vs_catalogue_begin(mine, rows, nullptr) &&
-                     vs_catalogue_progress(mine, snapshot->manifest->id, 50, 1, nullptr);
+                     vs_catalogue_fail(mine, ids, "a test", nullptr);
             }
             _exit(ok ? 0 : 1);
         }

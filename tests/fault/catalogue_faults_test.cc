@@ -7,6 +7,7 @@
 
 #include "tests/fault/walk_fixture.h"
 #include "tests/support/gate.h"
+#include "tests/support/small-file-system.h"
 
 namespace
 {
@@ -212,6 +213,30 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Locking{"writer", "BEGIN IMMEDIATE"},
                     Locking{"exclusive", "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE"}),
     [](const testing::TestParamInfo<Locking> &info) { return info.param.name; });
+
+// While a snapshot is being taken, the scratch space must be looked after all the same: the guest
+// overwrites more than it has room for.
+TEST_F(CatalogueFaults, HeldDuringACreateItDoesNotLetTheGuestsWritesFail)
+{
+    qemu_->quit();
+    qemu_.reset();
+    must_run({"qemu-img", "resize", "-q", image_, "256M"});
+    start();
+    qemu_->disk_io("dA", "write -P 9 0 200M");
+    const support::SmallFileSystem scratch(dir_.file("scratch"), "100m");
+    auto create = virtsnap_.start({"create", vm_, "--full", "--capture", "live", "--speed-limit",
+                                   "1000000", "--scratch-dir", scratch.path()});
+    ASSERT_TRUE(support::wait_until(create_fixture::kSoon, [&] { return !progressing().empty(); }))
+        << create->err();
+    const Holder holder(virtsnap_.repository(), "BEGIN IMMEDIATE");
+    // It is seen to publish, which it does several times a second: by then it would wait.
+    ASSERT_FALSE(create->wait(std::chrono::seconds(2)));
+    // At a pace that leaves time to give the snapshot up, but not ten seconds.
+    for (int at = 0; at < 192 * 4; at++)
+        EXPECT_NO_THROW(qemu_->disk_io("dA", "write -P 8 " + std::to_string(at * 256) + "k 256k"))
+            << at;
+    expect_guest_unharmed();
+}
 
 // Damaged ---------------------------------------------------------------------------------------
 
