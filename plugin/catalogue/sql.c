@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "plugin/error.h"
+
 GQuark
 vs_sql_error_quark(void)
 {
@@ -17,8 +19,16 @@ static bool
 fail(sqlite3 *db, const char *what, GError **error)
 {
     const char *file = sqlite3_db_filename(db, "main");
-    g_set_error(error, VS_SQL_ERROR, sqlite3_errcode(db) & 0xff, "catalogue %s: %s: %s",
-                file != NULL && *file != '\0' ? file : "in memory", what, sqlite3_errmsg(db));
+    int code = sqlite3_errcode(db) & 0xff;
+    if (file == NULL || *file == '\0')
+        file = "in memory";
+    if (code == SQLITE_BUSY)
+        g_set_error(error, VS_ERROR, VS_ERROR_REPOSITORY_BUSY,
+                    "catalogue %s: %s: another process holds it; try again", file, what);
+    else
+        g_set_error(error, VS_SQL_ERROR, code, "catalogue %s: %s: %s%s", file, what,
+                    sqlite3_errmsg(db),
+                    code == SQLITE_CORRUPT ? "; removed, it is made anew (without tags)" : "");
     return false;
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // SQLite in GLib's manner: statements that free themselves, GError, typed parameters.
 //
-// Errors are VS_SQL_ERROR with SQLite's primary result code (SQLITE_BUSY, SQLITE_CORRUPT, …); their
-// message names the catalogue's file. One thread per connection.
+// Errors are VS_SQL_ERROR with SQLite's primary result code (SQLITE_CORRUPT, …), but
+// VS_ERROR_REPOSITORY_BUSY where another process holds the file; their message names it. One thread
+// per connection.
 #pragma once
 
 #include <glib.h>

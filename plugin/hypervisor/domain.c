@@ -6,6 +6,11 @@
 #include "plugin/error.h"
 #include "plugin/hypervisor/domain-private.h"
 
+// Beginning a backup takes libvirt some 100 ms, with pauses for writing files.
+#define CALM_MS 500
+#define CALM_LIMIT_MS 10000
+#define CALM_POLL_MS 10
+
 #define POLL_MS 20u
 
 // State -----------------------------------------------------------------------------------------
@@ -23,6 +28,21 @@ vs_domain_state(VsDomain *domain, VsDomainState *state)
     state->is_active = number != VIR_DOMAIN_SHUTOFF && number != VIR_DOMAIN_CRASHED;
     state->is_paused = number == VIR_DOMAIN_PAUSED || number == VIR_DOMAIN_PMSUSPENDED;
     state->has_io_error = number == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_IOERROR;
+}
+
+void
+vs_domain_wait_for_calm(VsDomain *domain)
+{
+    int64_t now_us = g_get_monotonic_time(), calm_us = now_us;
+    const int64_t limit_us = now_us + CALM_LIMIT_MS * 1000;
+    for (; now_us < limit_us && now_us - calm_us < CALM_MS * 1000;
+         now_us = g_get_monotonic_time()) {
+        virDomainControlInfo info;
+        if (virDomainGetControlInfo(domain->handle, &info, 0) < 0 ||
+            info.state != VIR_DOMAIN_CONTROL_OK)
+            calm_us = now_us;
+        g_usleep(CALM_POLL_MS * 1000);
+    }
 }
 
 bool

@@ -48,6 +48,10 @@ typedef struct {
     bool is_unreachable; // libvirt didn't answer: the rest is not known
 } VsDomainState;
 void vs_domain_state(VsDomain *domain, VsDomainState *state);
+// Waits till libvirt has been at no call on the domain for half a second, at most ten: it works on
+// at what it was told by a client that has died. libvirtd 9.0 crashes (qemuMonitorSend, two threads
+// in one monitor) where it is asked for a checkpoint's size while it is beginning a backup.
+void vs_domain_wait_for_calm(VsDomain *domain);
 bool vs_domain_resume(VsDomain *domain, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 char *vs_domain_xml(VsDomain *domain, bool inactive, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -175,15 +175,19 @@ end_leftover_job(VsLibvirtDriver *driver, const VsBackupXml *backup, GError **er
     return !state.has_io_error || vs_domain_resume(driver->domain, error);
 }
 
-// Who died between freezing and thawing left the guest's file systems frozen.
+// Who died between freezing and thawing left the guest's file systems frozen; and libvirt may work
+// on at what it was told last.
 static void
 sweep(VsLibvirtDriver *driver)
 {
     bool found = vs_handover_sweep(vs_scratch_default_folder(), driver->label);
     found |= vs_handover_sweep(g_get_tmp_dir(), driver->short_label);
+    if (!found)
+        return;
     g_autoptr(GError) error = NULL;
-    if (found && !vs_domain_thaw(driver->domain, &error))
+    if (!vs_domain_thaw(driver->domain, &error))
         g_debug("after a leftover: %s", error->message);
+    vs_domain_wait_for_calm(driver->domain);
 }
 
 static bool
@@ -191,6 +195,7 @@ recover(VsDriver *base, const VsOwnerCheck *check, GCancellable *cancellable, GE
 {
     VsLibvirtDriver *driver = (VsLibvirtDriver *)base;
     GError *failure = NULL;
+    sweep(driver);
     g_autofree char *xml = vs_domain_backup_xml(driver->domain, &failure);
     if (failure) {
         g_propagate_error(error, failure);
@@ -199,7 +204,6 @@ recover(VsDriver *base, const VsOwnerCheck *check, GCancellable *cancellable, GE
     g_autoptr(VsBackupXml) backup = xml ? vs_backup_xml_parse(xml, error) : NULL;
     if (xml && (!backup || !end_leftover_job(driver, backup, error)))
         return false;
-    sweep(driver);
     g_autoptr(VsInstance) instance = vs_libvirt_parse_domain(driver->domain, true, error);
     if (!instance)
         return false;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "plugin/catalogue/sql.h"
+#include "plugin/error.h"
 #include "tests/component/catalogue_fixture.h"
 
 namespace
@@ -147,7 +148,8 @@ TEST_F(Catalogue, TheCallerMayWaitNoLonger)
     g_autoptr(VsSnapshot) snapshot = vs_snapshot_new(Manifest(NewId(), "vda", 1));
     g_autoptr(GPtrArray) rows = One(snapshot);
     EXPECT_FALSE(vs_catalogue_begin(catalogue_, rows, &error));
-    EXPECT_TRUE(g_error_matches(error, VS_SQL_ERROR, SQLITE_BUSY)) << catalogue_fixture::Why(error);
+    EXPECT_TRUE(g_error_matches(error, VS_ERROR, VS_ERROR_REPOSITORY_BUSY))
+        << catalogue_fixture::Why(error);
     EXPECT_EQ(held.waits, 2u);
 }
 
@@ -161,7 +163,8 @@ TEST_F(Catalogue, ProgressDoesNotWaitForAnotherProcess)
     const gint64 began_us = g_get_monotonic_time();
     EXPECT_FALSE(vs_catalogue_progress(catalogue_, id.c_str(), 10, 5, &error));
     EXPECT_LT(g_get_monotonic_time() - began_us, VS_SQL_BUSY_TIMEOUT_MS * 1000 / 2);
-    EXPECT_TRUE(g_error_matches(error, VS_SQL_ERROR, SQLITE_BUSY)) << catalogue_fixture::Why(error);
+    EXPECT_TRUE(g_error_matches(error, VS_ERROR, VS_ERROR_REPOSITORY_BUSY))
+        << catalogue_fixture::Why(error);
     EXPECT_EQ(held.waits, 0u);
 }
 
