@@ -13,7 +13,7 @@ using walk_fixture::Json;
 using walk_fixture::must_run;
 using walk_fixture::Outcome;
 
-constexpr unsigned kShare = 4; // of the points of one kind
+constexpr unsigned kShare = 3; // of the points of one kind
 
 struct Kind {
     const char *boundary;

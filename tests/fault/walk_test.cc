@@ -8,7 +8,7 @@ namespace
 
 using namespace walk_fixture;
 
-constexpr unsigned kShare = 8; // of the points of one kind
+constexpr unsigned kShare = 5; // of the points of one kind
 
 struct Kind {
     const char *boundary;
