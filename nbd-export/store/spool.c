@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/statvfs.h>
@@ -13,12 +12,11 @@
 #define GROW_BYTES (64ull << 20)
 
 struct _VsSpool {
-    char *folder;
     uint32_t record_bytes;
     uint64_t records_max;
 
     // Of the thread that puts.
-    int fd; // -1: not made yet
+    int fd;
     bool is_broken;
     uint64_t records_made;
     uint64_t records_granted; // the file may grow to so many without another look
@@ -28,14 +26,17 @@ struct _VsSpool {
 };
 
 VsSpool *
-vs_spool_new(const char *folder, uint32_t record_bytes, uint64_t most_bytes)
+vs_spool_new(int fd, uint32_t record_bytes, uint64_t most_bytes)
 {
     g_assert(record_bytes % VS_SPOOL_ALIGNMENT == 0);
     VsSpool *spool = g_new0(VsSpool, 1);
-    spool->folder = g_strdup(folder);
+    // Some file systems don't know it.
+    if (fd >= 0 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_DIRECT) < 0)
+        g_debug("spooling through the page cache: %s", g_strerror(errno));
     spool->record_bytes = record_bytes;
     spool->records_max = most_bytes ? most_bytes / record_bytes : G_MAXUINT64;
-    spool->fd = -1;
+    spool->fd = fd;
+    spool->is_broken = fd < 0;
     pthread_mutex_init(&spool->mutex, NULL);
     spool->free_records = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     return spool;
@@ -50,25 +51,7 @@ vs_spool_free(VsSpool *spool)
         close(spool->fd);
     pthread_mutex_destroy(&spool->mutex);
     g_array_unref(spool->free_records);
-    g_free(spool->folder);
     g_free(spool);
-}
-
-// A tmpfs may know neither O_DIRECT nor, with some kernels, O_TMPFILE.
-static int
-open_nameless(const char *folder)
-{
-    const int common = O_RDWR | O_CLOEXEC;
-    int fd = open(folder, O_TMPFILE | O_DIRECT | common, 0600);
-    if (fd < 0 && errno == EINVAL)
-        fd = open(folder, O_TMPFILE | common, 0600);
-    if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
-        return fd;
-    g_autofree char *path = g_build_filename(folder, ".virtsnap-spool-XXXXXX", NULL);
-    fd = g_mkstemp_full(path, common, 0600);
-    if (fd >= 0)
-        unlink(path);
-    return fd;
 }
 
 // Whether the file may have another record: its size plus a step stays within what is free beside
@@ -121,10 +104,6 @@ give_back(VsSpool *spool, uint64_t number)
 bool
 vs_spool_put(VsSpool *spool, const uint8_t *data, uint64_t *number)
 {
-    if (!spool->is_broken && spool->fd < 0) {
-        spool->fd = open_nameless(spool->folder);
-        spool->is_broken = spool->fd < 0;
-    }
     if (spool->is_broken || !take_record(spool, number))
         return false;
     for (uint32_t done = 0; done < spool->record_bytes;) {
@@ -133,7 +112,7 @@ vs_spool_put(VsSpool *spool, const uint8_t *data, uint64_t *number)
         if (part > 0) {
             done += part;
         } else if (part == 0 || errno != EINTR) {
-            g_debug("spooling in '%s': %s", spool->folder, g_strerror(errno));
+            g_debug("spooling: %s", g_strerror(errno));
             give_back(spool, *number);
             spool->is_broken = true;
             return false;
@@ -152,7 +131,7 @@ vs_spool_get(VsSpool *spool, uint64_t number, uint8_t *data, GError **error)
             done += part;
         } else if (part == 0 || errno != EINTR) {
             g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(part == 0 ? EIO : errno),
-                        "reading what was put aside in '%s': %s", spool->folder,
+                        "reading what was put aside while the disk was read: %s",
                         part == 0 ? "it is not there" : g_strerror(errno));
             return false;
         }

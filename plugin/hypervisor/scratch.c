@@ -19,9 +19,18 @@
 // least step.
 #define METADATA_PART 1024
 
-static int
-open_nameless(const char *folder)
+const char *
+vs_scratch_default_folder(void)
 {
+    const char *configured = g_getenv("TMPDIR");
+    return configured && g_path_is_absolute(configured) ? configured : "/var/tmp";
+}
+
+int
+vs_scratch_open(const char *folder)
+{
+    if (!folder)
+        folder = vs_scratch_default_folder();
     int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR))
         return fd;
@@ -30,13 +39,6 @@ open_nameless(const char *folder)
     if (fd >= 0)
         unlink(path);
     return fd;
-}
-
-const char *
-vs_scratch_default_folder(void)
-{
-    const char *configured = g_getenv("TMPDIR");
-    return configured && g_path_is_absolute(configured) ? configured : "/var/tmp";
 }
 
 // Takes the descriptor, which may be the error that opening it gave.
@@ -61,7 +63,7 @@ vs_scratch_new(const char *folder, uint64_t most_bytes, GError **error)
 {
     if (!folder)
         folder = vs_scratch_default_folder();
-    return scratch_new(folder, open_nameless(folder), most_bytes, error);
+    return scratch_new(folder, vs_scratch_open(folder), most_bytes, error);
 }
 
 VsScratch *

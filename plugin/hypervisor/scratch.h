@@ -32,6 +32,8 @@ VsScratch *vs_scratch_new_named(const char *folder, const char *name, uint64_t m
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // The folder that NULL stands for.
 const char *vs_scratch_default_folder(void);
+// A file without a name there, for what else must wait meanwhile; -1 with errno.
+int vs_scratch_open(const char *folder);
 void vs_scratch_free(VsScratch *scratch);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsScratch, vs_scratch_free)
 

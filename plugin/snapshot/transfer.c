@@ -345,8 +345,8 @@ find_workers(const VsPullSource *source)
 static VsSpool *
 spool_new(const VsTransferJob *job, const VsIngest *ingest)
 {
-    const char *folder = job->scratch.folder ? job->scratch.folder : vs_scratch_default_folder();
-    return vs_spool_new(folder, vs_ingest_span_bytes(ingest), job->scratch.most_bytes);
+    return vs_spool_new(vs_scratch_open(job->scratch.folder), vs_ingest_span_bytes(ingest),
+                        job->scratch.most_bytes);
 }
 
 static bool

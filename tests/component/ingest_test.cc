@@ -3,6 +3,7 @@
 #include "tests/component/repository_fixture.h"
 
 #include <cstring>
+#include <fcntl.h>
 #include <filesystem>
 #include <random>
 #include <sys/resource.h>
@@ -19,6 +20,13 @@ struct Part {
     uint64_t offset;
     std::string data; // all NUL: told as zeroes
 };
+
+// A file for a spool; -1 where the folder is not there.
+int
+OpenNameless(const std::string &folder)
+{
+    return open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+}
 
 class Ingest : public RepositoryTest
 {
@@ -89,9 +97,9 @@ class Ingest : public RepositoryTest
         }
         for (const Part &part : parts)
             content.replace(part.offset, part.data.size(), part.data);
-        VsIngestResult next =
-            Run(&base.tree, size, parts,
-                vs_spool_new(folder.c_str(), VS_SPAN_BYTES, uint64_t{most_spans} * VS_SPAN_BYTES));
+        VsIngestResult next = Run(&base.tree, size, parts,
+                                  vs_spool_new(OpenNameless(folder), VS_SPAN_BYTES,
+                                               uint64_t{most_spans} * VS_SPAN_BYTES));
         EXPECT_TRUE(Read(next.tree, size) == content);
         VsIngestResult again = Run(&base.tree, size, parts);
         EXPECT_TRUE(vs_digest_equal(&again.tree.root, &next.tree.root));
@@ -208,7 +216,7 @@ TEST_F(Ingest, WorkersWaitUntilAllIsTaken)
     const uint64_t size = 3 * uint64_t{VS_INGEST_POOL_BYTES};
     g_autoptr(GError) error = nullptr;
     g_autoptr(VsIngest) ingest = vs_ingest_new(repository, nullptr, size, 3);
-    vs_ingest_set_spool(ingest, vs_spool_new(temp.path().c_str(), VS_SPAN_BYTES, 0));
+    vs_ingest_set_spool(ingest, vs_spool_new(OpenNameless(temp.path()), VS_SPAN_BYTES, 0));
     for (uint64_t at = 0; at < size; at += VS_SPAN_BYTES) {
         VsSpan *span = vs_ingest_take(ingest, at, kWaitMs, &error);
         ASSERT_NE(span, nullptr);
@@ -227,7 +235,7 @@ TEST_F(Ingest, OnlyWorkersRunAtLowerPriority)
 {
     g_autoptr(GError) error = nullptr;
     g_autoptr(VsIngest) ingest = vs_ingest_new(repository, nullptr, size_, 3);
-    vs_ingest_set_spool(ingest, vs_spool_new(temp.path().c_str(), VS_SPAN_BYTES, 0));
+    vs_ingest_set_spool(ingest, vs_spool_new(OpenNameless(temp.path()), VS_SPAN_BYTES, 0));
     ASSERT_NE(vs_ingest_take(ingest, 0, kWaitMs, &error), nullptr);
     auto lowered = [] {
         unsigned count = 0;
@@ -244,7 +252,7 @@ TEST_F(Ingest, FailingFromOutsideEndsIt)
     const uint64_t size = 3 * uint64_t{VS_INGEST_POOL_BYTES};
     g_autoptr(GError) error = nullptr;
     g_autoptr(VsIngest) ingest = vs_ingest_new(repository, nullptr, size, 1);
-    vs_ingest_set_spool(ingest, vs_spool_new(temp.path().c_str(), VS_SPAN_BYTES, 0));
+    vs_ingest_set_spool(ingest, vs_spool_new(OpenNameless(temp.path()), VS_SPAN_BYTES, 0));
     VsSpan *span = vs_ingest_take(ingest, 0, kWaitMs, &error);
     ASSERT_NE(span, nullptr);
     AddPart(span, {0, Noise(VS_SPAN_BYTES, 1)});
