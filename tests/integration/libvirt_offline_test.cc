@@ -139,6 +139,7 @@ TEST_F(LibvirtOffline, AJobThatWasAbortedBeforeTheEndIsNotBelievedAndTheChainIsK
     expect_next("full");
     auto create = start_pull();
     // Should the program see the abort before the end, it would not even ask.
+    virtsnap_.wait_until_reading();
     create->signal(SIGSTOP);
     daemon_.must_virsh({"domjobabort", "vm"});
     write("vda", 0, kDirty);

@@ -354,6 +354,7 @@ TEST_F(OfflineFinish, AnImageThatIsWrittenToAfterwardsIsNotBelieved)
     start();
     take_base();
     auto create = start_slow_create("1M");
+    virtsnap_.wait_until_reading();
     create->signal(SIGSTOP);
     qemu_->quit();
     must_run({"qemu-io", "-f", "qcow2", "-c", "write -P 78 50M 1M", disks_[0].path});

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "tests/support/virtsnap.h"
 
+#include <stdexcept>
+
 #include "tests/support/environment.h"
+#include "tests/support/wait.h"
 
 namespace support
 {
@@ -38,6 +41,20 @@ Virtsnap::json(const std::vector<std::string> &arguments, Milliseconds timeout) 
 
     with_output.insert(with_output.end(), arguments.begin(), arguments.end());
     return Json::parse(must_run(command(with_output), {}, timeout));
+}
+
+void
+Virtsnap::wait_until_reading() const
+{
+    const bool is_reading = wait_until(std::chrono::seconds(20), [this] {
+        const Json list = json({"list", "--status", "progressing"});
+        for (size_t i = 0; i < list.size(); i++)
+            if (list[i]["progress"].number() > 0)
+                return true;
+        return false;
+    });
+    if (!is_reading)
+        throw std::runtime_error("no snapshot is reading");
 }
 
 } // namespace support

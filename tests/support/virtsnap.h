@@ -37,6 +37,9 @@ class Virtsnap
     // one document.
     Json json(const std::vector<std::string> &arguments,
               Milliseconds timeout = std::chrono::seconds(120)) const;
+    // Waits until a snapshot in progress has read something. All its connections are made by then:
+    // a QEMU whose client stands still while it negotiates can end neither its server nor itself.
+    void wait_until_reading() const;
 
   private:
     std::vector<std::string> command(const std::vector<std::string> &arguments) const;
