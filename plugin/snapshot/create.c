@@ -270,15 +270,25 @@ is_forgivable(const GError *error)
     return error->domain == G_FILE_ERROR || error->domain == VS_ATTACHMENT_ERROR;
 }
 
-// What the definition points to belongs to the snapshot too. It is read after the point in time, as
-// are the disks; what a machine writes there (nvram) changes seldom.
+// What the machine itself writes to.
 static bool
-store_files(Create *create, GError **error)
+is_state(const VsInstanceFile *file)
+{
+    return strcmp(file->role, "nvram") == 0;
+}
+
+// What the definition points to belongs to the snapshot too. The machine's state is taken next to
+// the point in time, and what it only reads after the disks: the guest works slower until they are
+// read.
+static bool
+store_files(Create *create, bool state, GError **error)
 {
     VsRepository *repository = create->engine->repository;
     const GPtrArray *files = create->session.instance->files;
     for (unsigned i = 0; i < files->len; i++) {
         const VsInstanceFile *file = g_ptr_array_index(files, i);
+        if (is_state(file) != state)
+            continue;
         GError *failure = NULL;
         VsManifestFile *stored = vs_attachment_store(repository, file->role, file->path, &failure);
         for (unsigned j = 0; stored && j < create->manifests->len; j++) {
@@ -297,8 +307,9 @@ store_files(Create *create, GError **error)
     return true;
 }
 
+// All that the point in time holds.
 static bool
-transfer(Create *create, GError **error)
+bring_in(Create *create, GError **error)
 {
     VsDriver *driver = create->session.driver;
     VsTransferJob job = {
@@ -309,7 +320,11 @@ transfer(Create *create, GError **error)
         .speed_limit_bytes = create->request->speed_limit_bytes,
         .scratch = {create->request->scratch_dir, create->request->scratch_size_bytes},
         .cancellable = create->cancellable};
-    return vs_transfer_run(&job, error) && driver->ops->confirm(driver, error) &&
+    if (!store_files(create, true, error))
+        return false;
+    g_autoptr(VsTransfer) transfer = vs_transfer_read(&job, error);
+    return transfer && store_files(create, false, error) && vs_transfer_store(transfer, error) &&
+           driver->ops->confirm(driver, error) &&
            !g_cancellable_set_error_if_cancelled(create->cancellable, error);
 }
 
@@ -359,7 +374,7 @@ static bool
 capture(Create *create, GError **error)
 {
     const VsEngine *engine = create->engine;
-    bool is_taken = store_files(create, error) && transfer(create, error) &&
+    bool is_taken = bring_in(create, error) &&
                     vs_repository_commit(engine->repository, create->manifests, error);
     g_autoptr(GError) late = NULL;
     if (is_taken && !vs_catalogue_accomplish(engine->catalogue, create->manifests, &late))

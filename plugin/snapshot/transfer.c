@@ -25,8 +25,8 @@ typedef struct {
     bool is_stored;
 } DiskTransfer;
 
-typedef struct {
-    const VsTransferJob *job;
+struct _VsTransfer {
+    VsTransferJob job;
     DiskTransfer *disks;
     unsigned count;
     int64_t started_us;
@@ -34,21 +34,21 @@ typedef struct {
     unsigned percent;   // never goes back
     bool without_qemu;  // which has ended
     bool is_unstorable; // what was read
-} Transfer;
+};
 
 static VsPlanDisk *
-plan_of(const Transfer *transfer, unsigned index)
+plan_of(const VsTransfer *transfer, unsigned index)
 {
-    return g_ptr_array_index(transfer->job->plan, index);
+    return g_ptr_array_index(transfer->job.plan, index);
 }
 
 // Progress --------------------------------------------------------------------------------------
 
 static void
-add_disk_progress(const Transfer *transfer, unsigned index, VsProgress *sum)
+add_disk_progress(const VsTransfer *transfer, unsigned index, VsProgress *sum)
 {
     const DiskTransfer *disk = &transfer->disks[index];
-    const VsPointDisk *point = &transfer->job->points[index];
+    const VsPointDisk *point = &transfer->job.points[index];
     VsPullProgress pull = disk->progress;
     if (disk->pull)
         vs_pull_progress(disk->pull, &pull);
@@ -61,7 +61,7 @@ add_disk_progress(const Transfer *transfer, unsigned index, VsProgress *sum)
 }
 
 static VsProgress
-measure(const Transfer *transfer)
+measure(const VsTransfer *transfer)
 {
     VsProgress progress = {.remaining_seconds = -1};
     for (unsigned i = 0; i < transfer->count; i++)
@@ -77,13 +77,13 @@ measure(const Transfer *transfer)
 }
 
 static void
-publish(Transfer *transfer, const VsProgress *progress)
+publish(VsTransfer *transfer, const VsProgress *progress)
 {
     int64_t now = g_get_monotonic_time();
     if (now - transfer->published_us < PUBLISH_US)
         return;
     transfer->published_us = now;
-    VsCatalogue *catalogue = transfer->job->engine->catalogue;
+    VsCatalogue *catalogue = transfer->job.engine->catalogue;
     // 100 is for what is accomplished.
     unsigned percent =
         progress->total_bytes ? MIN(99, 100.0 * progress->done_bytes / progress->total_bytes) : 0;
@@ -99,14 +99,14 @@ publish(Transfer *transfer, const VsProgress *progress)
         if (pull && vs_catalogue_requested_speed(catalogue, id, &limit))
             vs_pull_set_speed_limit(pull, limit);
         if (vs_catalogue_is_cancel_requested(catalogue, id))
-            g_cancellable_cancel(transfer->job->cancellable);
+            g_cancellable_cancel(transfer->job.cancellable);
     }
 }
 
 static void
-tick(Transfer *transfer)
+tick(VsTransfer *transfer)
 {
-    const VsEngine *engine = transfer->job->engine;
+    const VsEngine *engine = transfer->job.engine;
     VsProgress progress = measure(transfer);
     if (engine->progress)
         engine->progress(&progress, engine->progress_data);
@@ -115,11 +115,11 @@ tick(Transfer *transfer)
 
 // Whether the work must stop, with the reason.
 static bool
-must_stop(const Transfer *transfer, GError **error)
+must_stop(const VsTransfer *transfer, GError **error)
 {
-    VsDriver *driver = transfer->job->session->driver;
+    VsDriver *driver = transfer->job.session->driver;
     return driver->ops->is_lost(driver, error) ||
-           g_cancellable_set_error_if_cancelled(transfer->job->cancellable, error);
+           g_cancellable_set_error_if_cancelled(transfer->job.cancellable, error);
 }
 
 // The data plane's thread -----------------------------------------------------------------------
@@ -176,11 +176,11 @@ stop_disk(DiskTransfer *disk)
     vs_ingest_fail(disk->ingest, g_error_new(G_IO_ERROR, G_IO_ERROR_CANCELLED, "storing: stopped"));
 }
 
-typedef bool StopCheck(const Transfer *transfer, GError **error);
+typedef bool StopCheck(const VsTransfer *transfer, GError **error);
 
 // Till the thread has ended; is_over says, in error, why it has to.
 static bool
-wait_for_work(Transfer *transfer, Work *work, StopCheck *is_over, GError **error)
+wait_for_work(VsTransfer *transfer, Work *work, StopCheck *is_over, GError **error)
 {
     bool is_stopped = false;
     GSource *timer = g_timeout_source_new(TICK_MS);
@@ -201,7 +201,7 @@ wait_for_work(Transfer *transfer, Work *work, StopCheck *is_over, GError **error
 
 // Runs in a thread of its own what takes long, while the main loop serves all others.
 static bool
-run_work(Transfer *transfer, unsigned index, bool (*run)(DiskTransfer *disk, GError **error),
+run_work(VsTransfer *transfer, unsigned index, bool (*run)(DiskTransfer *disk, GError **error),
          StopCheck *is_over, GError **error)
 {
     g_autoptr(GMainContext) context = g_main_context_ref_thread_default();
@@ -225,10 +225,10 @@ run_work(Transfer *transfer, unsigned index, bool (*run)(DiskTransfer *disk, GEr
 
 // Reads a disk, and closes its source.
 static bool
-read_disk(Transfer *transfer, unsigned index, GError **error)
+read_disk(VsTransfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
-    VsDriver *driver = transfer->job->session->driver;
+    VsDriver *driver = transfer->job.session->driver;
     if (!run_work(transfer, index, pull_disk, must_stop, error))
         return false;
     vs_pull_progress(disk->pull, &disk->progress);
@@ -241,14 +241,14 @@ read_disk(Transfer *transfer, unsigned index, GError **error)
 
 // The point in time is not needed any more: only the user can stop it.
 static bool
-is_cancelled(const Transfer *transfer, GError **error)
+is_cancelled(const VsTransfer *transfer, GError **error)
 {
-    return g_cancellable_set_error_if_cancelled(transfer->job->cancellable, error);
+    return g_cancellable_set_error_if_cancelled(transfer->job.cancellable, error);
 }
 
 // All that was read.
 static bool
-store_disk(Transfer *transfer, unsigned index, GError **error)
+store_disk(VsTransfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
     if (!run_work(transfer, index, finish_disk, is_cancelled, error)) {
@@ -268,7 +268,7 @@ store_disk(Transfer *transfer, unsigned index, GError **error)
 
 // Whose copying by QEMU is being waited for.
 typedef struct {
-    Transfer *transfer;
+    VsTransfer *transfer;
     DiskTransfer *disk;
 } Staging;
 
@@ -304,16 +304,16 @@ read_base(uint64_t offset, void *data, size_t length, gpointer user_data, GError
 
 // Whether the bitmap can have missed a change.
 static bool
-check_bitmap(Transfer *transfer, unsigned index, GError **error)
+check_bitmap(VsTransfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
     VsPlanDisk *plan = plan_of(transfer, index);
-    VsRepository *repository = transfer->job->engine->repository;
+    VsRepository *repository = transfer->job.engine->repository;
     uint64_t size = plan->base->virtual_size_bytes;
     VsTree tree = {plan->base->root, vs_repository_chunk_count(repository, size)};
     g_autoptr(VsSnapshotReader) reader = vs_snapshot_reader_new(repository, &tree, size);
     VsPullWitness witness = {.last_content = last_content, .read = read_base, .user_data = reader};
-    bool staged = transfer->job->points[index].staged;
+    bool staged = transfer->job.points[index].staged;
     GError *cause = NULL;
     g_autoptr(VsPull) image = staged ? connect_image(plan, &cause) : NULL;
     if (!cause && vs_pull_check(disk->pull, staged ? image : disk->pull, &witness,
@@ -350,9 +350,9 @@ spool_new(const VsTransferJob *job, const VsIngest *ingest)
 }
 
 static bool
-open_disk(Transfer *transfer, unsigned index, VsPullSource *source, GError **error)
+open_disk(VsTransfer *transfer, unsigned index, VsPullSource *source, GError **error)
 {
-    const VsTransferJob *job = transfer->job;
+    const VsTransferJob *job = &transfer->job;
     VsDriver *driver = job->session->driver;
     Staging staging = {transfer, &transfer->disks[index]};
     VsStageReport report = {on_stage, &staging};
@@ -362,11 +362,11 @@ open_disk(Transfer *transfer, unsigned index, VsPullSource *source, GError **err
 }
 
 static bool
-connect_disk(Transfer *transfer, unsigned index, GError **error)
+connect_disk(VsTransfer *transfer, unsigned index, GError **error)
 {
     DiskTransfer *disk = &transfer->disks[index];
     const VsPlanDisk *plan = plan_of(transfer, index);
-    const VsTransferJob *job = transfer->job;
+    const VsTransferJob *job = &transfer->job;
     uint64_t size = plan->disk->virtual_size_bytes;
     VsRepository *repository = job->engine->repository;
     VsPullSource source;
@@ -403,10 +403,10 @@ take_base(const VsPlanDisk *plan)
 
 // What was done for the disk is undone, but for what has been stored.
 static void
-drop_disk(Transfer *transfer, unsigned index)
+drop_disk(VsTransfer *transfer, unsigned index)
 {
     DiskTransfer *disk = &transfer->disks[index];
-    VsDriver *driver = transfer->job->session->driver;
+    VsDriver *driver = transfer->job.session->driver;
     g_autoptr(GError) error = NULL;
     if (disk->pull && !driver->ops->detach_source(driver, index, &error))
         g_debug("detaching a source: %s", error->message);
@@ -416,39 +416,41 @@ drop_disk(Transfer *transfer, unsigned index)
     *disk = (DiskTransfer){0};
 }
 
-static void
-transfer_clear(Transfer *transfer)
+void
+vs_transfer_free(VsTransfer *transfer)
 {
+    if (!transfer)
+        return;
     for (unsigned i = 0; i < transfer->count; i++)
         drop_disk(transfer, i);
     g_free(transfer->disks);
+    g_free(transfer);
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Transfer, transfer_clear)
 
 // Whether the source must be opened: there is something to read, or there may be.
 static bool
-has_something(const Transfer *transfer, unsigned index)
+has_something(const VsTransfer *transfer, unsigned index)
 {
-    const VsPointDisk *point = &transfer->job->points[index];
+    const VsPointDisk *point = &transfer->job.points[index];
     return point->dirty_bytes > 0 || point->is_estimate || point->needs_source;
 }
 
 static bool
-has_work(const Transfer *transfer, unsigned index, bool staged)
+has_work(const VsTransfer *transfer, unsigned index, bool staged)
 {
-    return transfer->job->points[index].staged == staged && has_something(transfer, index);
+    return transfer->job.points[index].staged == staged && has_something(transfer, index);
 }
 
 // Those that are read of a running guest are stored when all have been read.
 static bool
-read_and_store(Transfer *transfer, unsigned index, GError **error)
+read_and_store(VsTransfer *transfer, unsigned index, GError **error)
 {
     return read_disk(transfer, index, error) &&
            (transfer->disks[index].has_spool || store_disk(transfer, index, error));
 }
 
 static bool
-read_all(Transfer *transfer, GError **error)
+read_all(VsTransfer *transfer, GError **error)
 {
     // All that are live are connected before the first is read, so that the socket has a name for
     // moments only.
@@ -471,7 +473,7 @@ read_all(Transfer *transfer, GError **error)
 
 // The machine has ended, which may be no obstacle: what is not read yet is read anew without it.
 static bool
-read_rest(Transfer *transfer, GError **error)
+read_rest(VsTransfer *transfer, GError **error)
 {
     transfer->without_qemu = true;
     for (unsigned i = 0; i < transfer->count; i++) {
@@ -517,9 +519,9 @@ is_final_failure(const GError *failure)
 // After reading has failed: why, and whether it could be completed all the same. failure is
 // consumed.
 static bool
-make_good(Transfer *transfer, GError *failure, GError **error)
+make_good(VsTransfer *transfer, GError *failure, GError **error)
 {
-    const VsTransferJob *job = transfer->job;
+    const VsTransferJob *job = &transfer->job;
     GError *reason = NULL, *rest = NULL;
     bool is_final = is_final_failure(failure);
     if (is_final || !find_reason(job, &reason))
@@ -543,18 +545,26 @@ make_good(Transfer *transfer, GError *failure, GError **error)
     return false;
 }
 
-bool
-vs_transfer_run(const VsTransferJob *job, GError **error)
+VsTransfer *
+vs_transfer_read(const VsTransferJob *job, GError **error)
 {
-    g_auto(Transfer) transfer = {.job = job, .count = job->plan->len};
-    transfer.disks = g_new0(DiskTransfer, transfer.count);
-    transfer.started_us = g_get_monotonic_time();
+    g_autoptr(VsTransfer) transfer = g_new0(VsTransfer, 1);
+    transfer->job = *job;
+    transfer->count = job->plan->len;
+    transfer->disks = g_new0(DiskTransfer, transfer->count);
+    transfer->started_us = g_get_monotonic_time();
     GError *failure = NULL;
-    if (!read_all(&transfer, &failure) && !make_good(&transfer, failure, error))
-        return false;
-    for (unsigned i = 0; i < transfer.count; i++)
-        if (transfer.disks[i].is_closed && !transfer.disks[i].is_stored &&
-            !store_disk(&transfer, i, error))
+    if (!read_all(transfer, &failure) && !make_good(transfer, failure, error))
+        return NULL;
+    return g_steal_pointer(&transfer);
+}
+
+bool
+vs_transfer_store(VsTransfer *transfer, GError **error)
+{
+    for (unsigned i = 0; i < transfer->count; i++)
+        if (transfer->disks[i].is_closed && !transfer->disks[i].is_stored &&
+            !store_disk(transfer, i, error))
             return false;
     return true;
 }

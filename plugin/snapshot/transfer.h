@@ -18,9 +18,16 @@ typedef struct {
     GCancellable *cancellable;
 } VsTransferJob;
 
-// After the point in time: fills the manifests' root, read_bytes and new_bytes. The sources are
-// closed again, each as soon as its disk is read: what is read of a running guest's disk faster
-// than it can be stored is put aside meanwhile.
-bool vs_transfer_run(const VsTransferJob *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+typedef struct _VsTransfer VsTransfer;
+
+// After the point in time: reads what was captured. Each source is closed again as soon as its disk
+// is read, so after this nothing needs the point in time any more; what is read of a running
+// guest's disk faster than it can be stored is put aside meanwhile. The job is copied, what it
+// points to is not.
+VsTransfer *vs_transfer_read(const VsTransferJob *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Stores the rest, and fills the manifests' root, read_bytes and new_bytes.
+bool vs_transfer_store(VsTransfer *transfer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void vs_transfer_free(VsTransfer *transfer);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsTransfer, vs_transfer_free)
 
 G_END_DECLS
