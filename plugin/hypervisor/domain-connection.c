@@ -7,6 +7,9 @@
 #include "plugin/hypervisor/domain-private.h"
 
 #define RECONNECT_POLL_MS 100u
+// How long libvirt may take to answer a new connection: the first, and at least any other.
+#define OPEN_TIMEOUT_MS 30000u
+#define REOPEN_TIMEOUT_MS 1000u
 
 GQuark
 vs_domain_error_quark(void)
@@ -67,12 +70,12 @@ connect_to(const char *uri, GError **error)
 {
     virSetErrorFunc(NULL, ignore_error);
     vs_domain_start_event_loop();
-    virConnectPtr connection = virConnectOpen(uri);
+    g_autofree char *why = NULL;
+    virConnectPtr connection = vs_domain_open_connection(uri, OPEN_TIMEOUT_MS, &why);
     if (connection)
         return connection;
-    g_autofree char *text = vs_domain_flatten(virGetLastErrorMessage());
     g_set_error(error, VS_DOMAIN_ERROR, VS_DOMAIN_ERROR_CONNECT, "connecting to libvirt%s%s: %s",
-                uri ? " at " : "", uri ? uri : "", text);
+                uri ? " at " : "", uri ? uri : "", why);
     return NULL;
 }
 
@@ -89,10 +92,14 @@ disconnect(VsDomain *domain)
 }
 
 static bool
-connect_again(VsDomain *domain)
+connect_again(VsDomain *domain, unsigned timeout_ms)
 {
     disconnect(domain);
-    domain->connection = virConnectOpen(domain->uri);
+    g_autofree char *why = NULL;
+    domain->connection =
+        vs_domain_open_connection(domain->uri, MAX(timeout_ms, REOPEN_TIMEOUT_MS), &why);
+    if (why)
+        g_debug("connecting to libvirt again: %s", why);
     if (domain->connection)
         domain->handle = virDomainLookupByUUIDString(domain->connection, domain->uuid);
     return domain->handle != NULL;
@@ -108,10 +115,10 @@ vs_domain_can_retry(VsDomain *domain, unsigned timeout_ms)
     if (domain->is_given_up)
         timeout_ms = 0;
     int64_t deadline_us = g_get_monotonic_time() + timeout_ms * INT64_C(1000);
-    bool is_back = connect_again(domain);
+    bool is_back = connect_again(domain, timeout_ms);
     while (!is_back && g_get_monotonic_time() < deadline_us) {
         g_usleep(RECONNECT_POLL_MS * 1000);
-        is_back = connect_again(domain);
+        is_back = connect_again(domain, timeout_ms);
     }
     domain->is_given_up = !is_back && (timeout_ms > 0 || domain->is_given_up);
     return is_back;

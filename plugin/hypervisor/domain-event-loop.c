@@ -159,16 +159,15 @@ run(void *unused)
     return NULL;
 }
 
-// Signals are for the other threads: they know what to do with them.
-static bool
-start_thread(void)
+bool
+vs_domain_start_thread(void *(*main)(void *), void *user_data)
 {
     sigset_t all, before;
     pthread_t thread;
     sigfillset(&all);
     if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
         return false;
-    bool ok = pthread_create(&thread, NULL, run, NULL) == 0 && pthread_detach(thread) == 0;
+    bool ok = pthread_create(&thread, NULL, main, user_data) == 0 && pthread_detach(thread) == 0;
     return pthread_sigmask(SIG_SETMASK, &before, NULL) == 0 && ok;
 }
 
@@ -178,7 +177,7 @@ start(void)
     waiters = g_hash_table_new_full(NULL, NULL, NULL, waiter_release);
     context = g_main_context_new();
     // Without the thread libvirt must not count on a loop: it does without events then.
-    if (start_thread())
+    if (vs_domain_start_thread(run, NULL))
         virEventRegisterImpl(add_handle, update, take_away, add_timeout, update, take_away);
 }
 

@@ -26,6 +26,13 @@ struct _VsDomain {
 
 // To be called before libvirt is connected to. Where it fails there are no events, and no more.
 void vs_domain_start_event_loop(void);
+// A thread that nobody waits for. It gets no signals: the others know what to do with them.
+bool vs_domain_start_thread(void *(*main)(void *), void *user_data);
+
+// NULL where there is none by then, and why. Calls over it fail when the daemon has not answered
+// for half a minute, whatever they ask for.
+virConnectPtr vs_domain_open_connection(const char *uri, unsigned timeout_ms,
+                                        char **why) G_GNUC_WARN_UNUSED_RESULT;
 
 // Sets error from what libvirt last complained of.
 void vs_domain_set_error(const VsDomain *domain, const char *operation, GError **error);

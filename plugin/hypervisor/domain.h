@@ -5,8 +5,9 @@
 // libvirtd may be restarted at any moment: the domain goes on, and so does a backup job. Each call
 // connects again where the connection is gone (for up to VS_DOMAIN_RECONNECT_MS; the question for
 // the state tries but once) and is repeated, but for the one that begins a backup, and for those
-// about thresholds. Calls block; libvirt has no way to give one up. One thread; events come by
-// another, which all connections of the process share.
+// about thresholds. Calls block, and libvirt has no way to give one up; but a daemon that stands
+// still is found out within half a minute, and counts as gone. One thread; events come by another,
+// which all connections of the process share.
 #pragma once
 
 #include <gio/gio.h>
