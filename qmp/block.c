@@ -49,6 +49,32 @@ vs_qmp_qom_get_string(VsQmpClient *client, const char *path, const char *propert
 }
 
 bool
+vs_qmp_qom_set_string(VsQmpClient *client, const char *path, const char *property,
+                      const char *value, GError **error)
+{
+    struct json_object *arguments =
+        vs_qmp_args("path", vs_qmp_str(path), "property", vs_qmp_str(property), "value",
+                    vs_qmp_str(value), NULL);
+
+    if (vs_qmp_client_do(client, "qom-set", arguments, NULL, error))
+        return true;
+    g_prefix_error(error, "setting property '%s' of '%s' to '%s': ", property, path, value);
+    return false;
+}
+
+bool
+vs_qmp_nodes_reopen(VsQmpClient *client, struct json_object *options, GError **error)
+{
+    size_t count = json_object_array_length(options);
+
+    if (vs_qmp_client_do(client, "blockdev-reopen", vs_qmp_args("options", options, NULL), NULL,
+                         error))
+        return true;
+    g_prefix_error(error, "reopening %zu block nodes: ", count);
+    return false;
+}
+
+bool
 vs_qmp_node_add(VsQmpClient *client, struct json_object *options, GCancellable *cancellable,
                 GError **error)
 {

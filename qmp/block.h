@@ -70,6 +70,18 @@ const VsQmpBitmap *vs_qmp_find_bitmap(const VsQmpNode *node, const char *name);
 char *vs_qmp_qom_get_string(VsQmpClient *client, const char *path, const char *property,
                             GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+// Sets a string property (qom-set). A device's "drive" may be set to another node while it runs:
+// the device's requests go there from then on; both nodes are drained meanwhile.
+bool vs_qmp_qom_set_string(VsQmpClient *client, const char *path, const char *property,
+                           const char *value, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+// blockdev-reopen: all of these nodes at one instant of the guest, or none, as far as none is in an
+// iothread; QEMU flushes them before. options: an array (consumed) of what blockdev-add takes,
+// where what is left out gets its default. Not cancellable: after VS_QMP_ERROR_TIMEOUT or _CLOSED
+// it is unknown whether QEMU has done it.
+bool vs_qmp_nodes_reopen(VsQmpClient *client, struct json_object *options,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // blockdev-add with the given options (consumed), blockdev-del.
 bool vs_qmp_node_add(VsQmpClient *client, struct json_object *options, GCancellable *cancellable,
                      GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -62,6 +62,9 @@ typedef struct {
     const char *sync;        // "none", "full" or "bitmap"
     const char *bitmap;      // with sync "bitmap" only; bitmap-mode is "never"
     const char *filter_node; // name of the copy-before-write filter, NULL: QEMU's choice
+    // What a failing copy before a write costs: NULL, the guest's write; "break-snapshot", the
+    // copy.
+    const char *on_cbw_error; // only where blockdev-backup has it (QEMU 10.1)
 } VsQmpBackup;
 // auto-finalize true, auto-dismiss false: the job is there until vs_qmp_job_finish() or _cancel().
 void vs_qmp_transaction_backup(VsQmpTransaction *transaction, const VsQmpBackup *backup);

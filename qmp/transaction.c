@@ -74,7 +74,8 @@ vs_qmp_transaction_backup(VsQmpTransaction *transaction, const VsQmpBackup *back
                            vs_qmp_str(backup->device), "target", vs_qmp_str(backup->target), "sync",
                            vs_qmp_str(backup->sync), "bitmap", vs_qmp_str(backup->bitmap),
                            "bitmap-mode", vs_qmp_str(bitmap_mode), "filter-node-name",
-                           vs_qmp_str(backup->filter_node), "auto-finalize", vs_qmp_bool(true),
+                           vs_qmp_str(backup->filter_node), "on-cbw-error",
+                           vs_qmp_str(backup->on_cbw_error), "auto-finalize", vs_qmp_bool(true),
                            "auto-dismiss", vs_qmp_bool(false), NULL));
 }
 

@@ -118,7 +118,7 @@ class QmpBlockFixture : public testing::Test
     StartBackup(const char *sync, const char *bitmap)
     {
         g_autoptr(VsQmpTransaction) transaction = vs_qmp_transaction_new();
-        const VsQmpBackup backup = {"job", "dA", "fl", sync, bitmap, "cbw"};
+        const VsQmpBackup backup = {"job", "dA", "fl", sync, bitmap, "cbw", nullptr};
         vs_qmp_transaction_backup(transaction, &backup);
         ASSERT_TRUE(vs_qmp_transaction_run(transaction, client_, nullptr, &error_)) << Why();
     }
