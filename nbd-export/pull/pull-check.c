@@ -84,6 +84,14 @@ read_disk(VsPull *disk, uint64_t offset, void *data, size_t length, GError **err
     return vs_pull_poll(disk, 0, error);
 }
 
+bool
+vs_pull_probe(VsPull *pull, unsigned timeout_ms, GError **error)
+{
+    char first[512];
+    pull->options.stall_timeout_ms = timeout_ms;
+    return read_disk(pull, 0, first, MIN(sizeof first, pull->size_bytes), error);
+}
+
 static bool
 distrust(GError **error, const char *why, uint64_t offset)
 {

@@ -104,6 +104,10 @@ typedef struct {
 bool vs_pull_check(VsPull *pull, VsPull *disk, const VsPullWitness *witness, uint64_t dirty_from,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+// Whether the server can still read what it serves: its first bytes are asked for, and dropped.
+// VS_PULL_ERROR_SERVER where it can't. Blocks; gives up (VS_PULL_ERROR_STALLED) after timeout_ms.
+bool vs_pull_probe(VsPull *pull, unsigned timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 // Pulls all of it. Afterwards vs_ingest_finish() waits for the workers.
 bool vs_pull_run(VsPull *pull, VsIngest *ingest, const VsPullOptions *options,
                  GError **error) G_GNUC_WARN_UNUSED_RESULT;

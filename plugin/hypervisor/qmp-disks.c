@@ -164,7 +164,7 @@ static void
 name_disk(VsDisk *disk, const VsQmpDevice *device, unsigned number)
 {
     char *id = device_id(device->qdev);
-    const char *const names[] = {id, device->device, device->node};
+    const char *const names[] = {id, device->device, disk->node};
     for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
         if (!names[i] || !names[i][0])
             continue;
@@ -178,15 +178,57 @@ name_disk(VsDisk *disk, const VsQmpDevice *device, unsigned number)
     g_free(id);
 }
 
+static bool
+is_above_disk(const VsQmpNode *node)
+{
+    return g_str_has_prefix(node->name, VS_QMP_FILTER_PREFIX) ||
+           g_str_has_prefix(node->name, VS_QMP_TOP_PREFIX);
+}
+
+static bool
+is_same_image(const VsQmpNode *one, const VsQmpNode *other, const char *cwd)
+{
+    g_autofree char *first = vs_qmp_image_name(one->filename ? one->filename : "", cwd);
+    g_autofree char *second = vs_qmp_image_name(other->filename ? other->filename : "", cwd);
+    return g_str_equal(first, second);
+}
+
+// What a snapshot's node is above: QEMU doesn't tell, but that is of the same file, and no
+// protocol.
+static const VsQmpNode *
+find_disk_node(const VsQmpNode *node, const GPtrArray *nodes, const char *cwd)
+{
+    static const char *const others[] = {"file", "host_device", "copy-before-write",
+                                         "snapshot-access", NULL};
+    for (unsigned i = 0; i < nodes->len && is_above_disk(node); i++) {
+        const VsQmpNode *below = g_ptr_array_index(nodes, i);
+        if (!is_above_disk(below) && !g_strv_contains(others, below->driver) &&
+            is_same_image(below, node, cwd))
+            return below;
+    }
+    return node;
+}
+
+static const char *
+find_obstacle(const VsQmpNode *node)
+{
+    if (is_above_disk(node))
+        return "a snapshot of it is in progress, or was interrupted (`virtsnap recover`)";
+    return g_str_equal(node->driver, "copy-before-write")
+               ? "a backup job of someone else is active on it"
+               : NULL;
+}
+
 static VsDisk *
 make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrArray *nodes,
           const char *cwd)
 {
-    const VsQmpNode *node = vs_qmp_find_node(nodes, device->node);
-    if (!node)
+    const VsQmpNode *top = vs_qmp_find_node(nodes, device->node);
+    if (!top)
         return NULL;
+    const VsQmpNode *node = find_disk_node(top, nodes, cwd);
     VsDisk *disk = vs_disk_new();
-    disk->node = g_strdup(device->node);
+    disk->node = g_strdup(node->name);
     disk->format = g_strdup(node->driver);
     disk->source = vs_qmp_image_name(node->filename ? node->filename : "", cwd);
     disk->virtual_size_bytes = node->virtual_size_bytes;
@@ -199,11 +241,7 @@ make_disk(const VsQmpDevice *device, const VsQmpDeviceFacts *facts, const GPtrAr
     for (unsigned i = 0; i < node->bitmaps->len; i++)
         g_ptr_array_add(disk->bitmaps, copy_bitmap(g_ptr_array_index(node->bitmaps, i)));
     drop_split_bitmaps(disk, nodes, cwd);
-    if (g_str_equal(node->driver, "copy-before-write"))
-        disk->unavailable = g_strdup(
-            g_str_has_prefix(node->name, VS_QMP_FILTER_PREFIX)
-                ? "a snapshot of it is in progress, or was interrupted (`virtsnap recover`)"
-                : "a backup job of someone else is active on it");
+    disk->unavailable = g_strdup(find_obstacle(top));
     return disk;
 }
 

@@ -11,8 +11,9 @@
 
 G_BEGIN_DECLS
 
-// The filter nodes of our jobs begin so.
+// So begin the nodes that a snapshot in progress puts above a disk (qmp-driver-private.h).
 #define VS_QMP_FILTER_PREFIX "vs-filter-"
+#define VS_QMP_TOP_PREFIX "vs-top-"
 
 // What QOM says of a device, by its index in the devices.
 typedef struct {

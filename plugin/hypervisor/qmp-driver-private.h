@@ -3,13 +3,17 @@
 //
 // Objects in QEMU, for the snapshot s-XXXX (node names are limited to 31 characters):
 //
-//   fdset            labelled "virtsnap <repository> <instance> s-XXXX": made first, removed last,
-//                    finds all the others after a crash
+//   fdset            labelled "virtsnap <repository> <instance> s-XXXX [<disk's node>]": made
+//                    first, removed last, finds all the others after a crash
 //   vs-file-XXXX     the scratch file's protocol node
 //   vs-fleece-XXXX   the qcow2 on it
 //   vs-mark-XXXX     where the ".end" bitmap is made, gone after the point in time
-//   vs-filter-XXXX, vs-job-XXXX   the copy-before-write filter and its backup job
+//   vs-filter-XXXX, vs-job-XXXX   the copy-before-write filter and its backup job; guarded
+//                    (qmp-guard.h) perhaps a filter alone
+//   vs-top-XXXX, vs-access-XXXX   guarded: by which the device is moved to the filter, and the
+//                    disk as it was
 //   vs-export-XXXX   the export of the fleece, by the NBD name s-XXXX
+//   vs-probe-XXXX    guarded: the export of vs-access, by that name
 //   virtsnap.<repository>.s-XXXX[.end|.frozen]   bitmaps on the disk's node
 //
 // and while the NBD server is ours an fdset labelled "virtsnap <repository> <i-YYYY> server", with
@@ -40,24 +44,41 @@ typedef struct {
     char *file_node;
     char *fleece_node;
     char *filter_node;
+    char *top_node;
+    char *access_node;
 
     char *job;
     char *export_id;
+    char *probe_id;
 } VsQmpNames;
-void vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id);
+// node: the disk's, for the label; NULL: it need not be known in tear-down.
+void vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id,
+                       const char *node);
 void vs_qmp_names_clear(VsQmpNames *names);
+
+// Who is spared when a write to the scratch fails; see qmp-guard.h.
+typedef enum {
+    VS_QMP_GUARD_NONE,   // the snapshot: the guest's write fails, or the guest is paused
+    VS_QMP_GUARD_JOB,    // the guest, by the backup job's policy
+    VS_QMP_GUARD_FILTER, // the guest, by the policy of a filter without a job
+} VsQmpGuard;
 
 // How far a disk's capture has come; tear-down undoes what is set.
 typedef struct {
     VsPointDisk *disk; // the caller's
     VsQmpNames names;
-    char *frozen; // name of the frozen bitmap, NULL: full
+    VsQmpGuard guard;
+    char *device_path; // VS_QMP_GUARD_FILTER: of the device, in QOM
+    char *node;        // of the disk; in tear-down NULL where no filter of ours is without a job
+    VsPull *probe;     // guarded: asks whether the point in time is still there; NULL: not now
+    char *frozen;      // name of the frozen bitmap, NULL: full
     VsScratch *scratch;
     int64_t fdset;
     bool has_fdset;
     bool has_mark;
     bool has_file;
     bool has_fleece;
+    bool has_guard; // any of filter without a job, top, access and its export
     bool has_job;
     bool has_export;
     bool is_detached;           // the export's removal has begun
@@ -128,6 +149,8 @@ bool vs_qmp_mark_make(VsQmpClient *client, VsQmpCapture *capture, GCancellable *
                       GError **error);
 bool vs_qmp_mark_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error);
 
+// Runs a step of tear-down: it goes on after a failure, and the first one is reported.
+void vs_qmp_note_failure(GError **first, GError *failure);
 // Removes the scratch's objects of a capture from QEMU, export and job first.
 bool vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error);
 void vs_qmp_driver_forget_server(VsQmpDriver *driver);

@@ -5,13 +5,16 @@
 #include <unistd.h>
 
 #include "plugin/error.h"
-#include "plugin/hypervisor/qmp-driver-private.h"
+#include "plugin/hypervisor/qmp-guard.h"
 
 static void
 capture_clear(VsQmpCapture *capture)
 {
     vs_qmp_names_clear(&capture->names);
     g_free(capture->frozen);
+    g_free(capture->device_path);
+    g_free(capture->node);
+    vs_pull_free(capture->probe);
     // A paused QEMU keeps its descriptor open till it runs again: give the space back all the same,
     // once no node uses it.
     if (capture->scratch && !capture->has_file && ftruncate(capture->scratch->fd, 0) < 0)
@@ -88,7 +91,7 @@ vs_qmp_driver_on_event(const char *name, struct json_object *data, gpointer user
         if (g_str_equal(name, "BLOCK_WRITE_THRESHOLD") &&
             g_strcmp0(node, capture->names.file_node) == 0)
             on_threshold(driver, capture);
-        else if (g_str_equal(name, "BLOCK_IO_ERROR") &&
+        else if (g_str_equal(name, "BLOCK_IO_ERROR") && capture->guard == VS_QMP_GUARD_NONE &&
                  g_strcmp0(node, capture->names.filter_node) == 0)
             on_io_error(driver, capture, data);
     }
@@ -121,7 +124,8 @@ add_nodes(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
     capture->has_fleece = true;
     return vs_qmp_set_write_threshold(client, names->file_node,
                                       vs_scratch_threshold(capture->scratch), cancellable, error) &&
-           vs_qmp_mark_make(client, capture, cancellable, error);
+           vs_qmp_mark_make(client, capture, cancellable, error) &&
+           vs_qmp_guard_prepare(driver, capture, cancellable, error);
 }
 
 static bool
@@ -130,7 +134,7 @@ prepare(VsQmpDriver *driver, VsQmpCapture *capture, VsPointDisk *disk,
 {
     capture->disk = disk;
     capture->inherited = -1;
-    vs_qmp_names_init(&capture->names, driver->owner, disk->snapshot_id);
+    vs_qmp_names_init(&capture->names, driver->owner, disk->snapshot_id, capture->node);
     if (disk->old_bitmap)
         capture->frozen = g_strconcat(disk->bitmap, ".frozen", NULL);
     for (unsigned i = 0; i < disk->disk->bitmaps->len; i++) {
@@ -157,6 +161,9 @@ add_bitmap_actions(VsQmpTransaction *transaction, const VsQmpCapture *capture)
                                   &(VsQmpBitmapAdd){.node = node,
                                                     .name = disk->bitmap,
                                                     .persistent = disk->disk->persistent_bitmaps});
+    if (capture->guard == VS_QMP_GUARD_FILTER) // whose point in time has been
+        vs_qmp_transaction_bitmap_merge(transaction, node, disk->bitmap, capture->names.filter_node,
+                                        VS_QMP_GUARD_BITMAP);
     if (capture->has_mark) {
         g_autofree char *end = vs_bitmap_end_name(disk->bitmap);
         vs_qmp_transaction_bitmap_add(
@@ -190,7 +197,17 @@ add_backup_action(VsQmpTransaction *transaction, const VsQmpCapture *capture)
                                                      : capture->frozen ? "bitmap"
                                                                        : "full",
                                              .bitmap = staged ? capture->frozen : NULL,
-                                             .filter_node = capture->names.filter_node});
+                                             .filter_node = capture->names.filter_node,
+                                             .on_cbw_error = capture->guard == VS_QMP_GUARD_JOB
+                                                                 ? "break-snapshot"
+                                                                 : NULL});
+}
+
+// Whether filters without jobs hold the disks still, and not the transaction's jobs.
+static bool
+is_filtered(const VsQmpDriver *driver)
+{
+    return driver->captures[0].guard == VS_QMP_GUARD_FILTER;
 }
 
 // Unless QEMU says that it failed, it may have taken place, or may yet: then all of it counts as
@@ -202,7 +219,7 @@ run_transaction(VsQmpDriver *driver, VsQmpTransaction *transaction, GError **err
     bool ok = vs_qmp_transaction_run(transaction, driver->client, NULL, &failure);
     if (!g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND))
         for (unsigned i = 0; i < driver->capture_count; i++)
-            driver->captures[i].has_job = true;
+            driver->captures[i].has_job = !is_filtered(driver);
     // "Node 'X' is busy: block device is in use by block job: mirror"
     if (g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND) &&
         strstr(failure->message, " is busy: ")) {
@@ -221,9 +238,18 @@ make_transaction(VsQmpDriver *driver)
     VsQmpTransaction *transaction = vs_qmp_transaction_new();
     for (unsigned i = 0; i < driver->capture_count; i++)
         add_bitmap_actions(transaction, &driver->captures[i]);
-    for (unsigned i = 0; i < driver->capture_count; i++)
+    for (unsigned i = 0; i < driver->capture_count && !is_filtered(driver); i++)
         add_backup_action(transaction, &driver->captures[i]);
     return transaction;
+}
+
+// The point in time itself. Where filters make it, the bitmaps come later: the disks' old ones go
+// on recording, and each filter has recorded since.
+static bool
+take(VsQmpDriver *driver, VsQmpTransaction *transaction, GError **error)
+{
+    return is_filtered(driver) ? vs_qmp_guard_attach(driver, error)
+                               : run_transaction(driver, transaction, error);
 }
 
 static bool
@@ -236,7 +262,7 @@ start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **e
         return false;
     // Not cancellable: whether it took place must be known.
     point->at_us = g_get_real_time();
-    bool ok = run_transaction(driver, transaction, error);
+    bool ok = take(driver, transaction, error);
     g_autoptr(GError) frozen = NULL;
     bool thawed = vs_qmp_driver_thaw(driver, &frozen);
     if (!thawed && ok)
@@ -244,7 +270,7 @@ start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **e
     else if (!thawed)
         g_prefix_error(error, "(and %s) ", frozen->message);
     point->frozen_us = point->freeze_timeout_ms ? g_get_monotonic_time() - from_us : 0;
-    return ok && thawed;
+    return ok && thawed && (!is_filtered(driver) || run_transaction(driver, transaction, error));
 }
 
 static bool
@@ -281,13 +307,16 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
     driver->capture_count = count;
     for (unsigned i = 0; i < count; i++)
         driver->captures[i].inherited = -1;
-    bool ok = point->freeze_timeout_ms == 0 || vs_qmp_driver_find_agent(driver, cancellable, error);
+    bool ok =
+        (point->freeze_timeout_ms == 0 || vs_qmp_driver_find_agent(driver, cancellable, error)) &&
+        vs_qmp_guard_choose(driver, point, cancellable, error);
     for (unsigned i = 0; i < count && ok; i++)
         ok = prepare(driver, &driver->captures[i], &point->disks[i], &point->scratch, error) &&
              add_nodes(driver, &driver->captures[i], cancellable, error);
     ok = ok && start(driver, point, cancellable, error) && count_dirty(driver, cancellable, error);
     for (unsigned i = 0; i < count && ok; i++)
-        ok = vs_qmp_mark_remove(driver->client, &driver->captures[i], error);
+        ok = vs_qmp_mark_remove(driver->client, &driver->captures[i], error) &&
+             vs_qmp_guard_open(driver, &driver->captures[i], cancellable, error);
     if (!ok) {
         g_autoptr(GError) undo = NULL;
         point->is_something_left = !vs_qmp_driver_settle(base, &undo);

@@ -5,20 +5,22 @@
 #include "nbd-export/store/id.h"
 #include "plugin/error.h"
 #include "plugin/hypervisor/qmp-disks.h"
-#include "plugin/hypervisor/qmp-driver-private.h"
+#include "plugin/hypervisor/qmp-guard.h"
 
 void
-vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id)
+vs_qmp_names_init(VsQmpNames *names, const char *owner, const char *snapshot_id, const char *node)
 {
     const char *id = snapshot_id + strlen("s-");
-    names->label = g_strdup_printf("%s %s", owner, snapshot_id);
+    names->label = g_strjoin(" ", owner, snapshot_id, node, NULL);
     names->mark_node = g_strconcat("vs-mark-", id, NULL);
     names->file_node = g_strconcat("vs-file-", id, NULL);
     names->fleece_node = g_strconcat("vs-fleece-", id, NULL);
     names->filter_node = g_strconcat(VS_QMP_FILTER_PREFIX, id, NULL);
-
+    names->top_node = g_strconcat(VS_QMP_TOP_PREFIX, id, NULL);
+    names->access_node = g_strconcat("vs-access-", id, NULL);
     names->job = g_strconcat("vs-job-", id, NULL);
     names->export_id = g_strconcat("vs-export-", id, NULL);
+    names->probe_id = g_strconcat("vs-probe-", id, NULL);
 }
 
 void
@@ -29,9 +31,11 @@ vs_qmp_names_clear(VsQmpNames *names)
     g_free(names->file_node);
     g_free(names->fleece_node);
     g_free(names->filter_node);
-
+    g_free(names->top_node);
+    g_free(names->access_node);
     g_free(names->job);
     g_free(names->export_id);
+    g_free(names->probe_id);
     memset(names, 0, sizeof *names);
 }
 
@@ -41,9 +45,8 @@ vs_qmp_server_node(const char *instance_id)
     return g_strconcat("vs-server-", instance_id + strlen("i-"), NULL);
 }
 
-// Runs a step of tear-down: it goes on after a failure, and the first one is reported.
-static void
-note_failure(GError **first, GError *failure)
+void
+vs_qmp_note_failure(GError **first, GError *failure)
 {
     if (!failure)
         return;
@@ -61,6 +64,15 @@ remove_export(VsQmpClient *client, VsQmpCapture *capture)
     if ((capture->is_detached || vs_qmp_export_begin_delete(client, id, NULL, &failure)) &&
         vs_qmp_export_wait_deleted(client, id, VS_QMP_SETTLE_TIMEOUT_MS, NULL, &failure))
         capture->has_export = false;
+    return failure;
+}
+
+static GError *
+remove_guard(VsQmpClient *client, VsQmpCapture *capture)
+{
+    GError *failure = NULL;
+    if (!vs_qmp_guard_remove(client, capture, &failure))
+        g_assert(failure);
     return failure;
 }
 
@@ -96,17 +108,22 @@ vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error
 {
     GError *first = NULL;
     if (capture->has_export)
-        note_failure(&first, remove_export(client, capture));
+        vs_qmp_note_failure(&first, remove_export(client, capture));
+    if (capture->has_guard)
+        vs_qmp_note_failure(&first, remove_guard(client, capture));
     if (capture->has_job)
-        note_failure(&first, remove_job(client, capture));
+        vs_qmp_note_failure(&first, remove_job(client, capture));
     if (capture->has_fleece)
-        note_failure(&first, remove_node(client, capture->names.fleece_node, &capture->has_fleece));
+        vs_qmp_note_failure(&first,
+                            remove_node(client, capture->names.fleece_node, &capture->has_fleece));
     if (capture->has_mark)
-        note_failure(&first, remove_node(client, capture->names.mark_node, &capture->has_mark));
+        vs_qmp_note_failure(&first,
+                            remove_node(client, capture->names.mark_node, &capture->has_mark));
     if (capture->has_file)
-        note_failure(&first, remove_node(client, capture->names.file_node, &capture->has_file));
+        vs_qmp_note_failure(&first,
+                            remove_node(client, capture->names.file_node, &capture->has_file));
     if (capture->has_fdset)
-        note_failure(&first, remove_fdset(client, capture));
+        vs_qmp_note_failure(&first, remove_fdset(client, capture));
     if (first)
         g_propagate_error(error, first);
     return first == NULL;
@@ -147,6 +164,7 @@ look_for(VsQmpClient *client, VsQmpCapture *capture, GError **error)
     capture->has_fleece = vs_qmp_find_node(nodes, capture->names.fleece_node) != NULL;
     capture->has_file = vs_qmp_find_node(nodes, capture->names.file_node) != NULL;
     capture->has_mark = vs_qmp_find_node(nodes, capture->names.mark_node) != NULL;
+    vs_qmp_guard_look_for(capture, nodes);
     return true;
 }
 
@@ -166,25 +184,11 @@ vs_qmp_driver_resume(VsQmpDriver *driver, GError **error)
     return !is_stopped || vs_qmp_client_do(driver->client, "cont", NULL, NULL, error);
 }
 
-static bool
-remove_leftover(VsQmpDriver *driver, const char *snapshot_id, int64_t fdset, GError **error)
-{
-    VsQmpCapture capture = {.fdset = fdset, .has_fdset = true};
-    vs_qmp_names_init(&capture.names, driver->owner, snapshot_id);
-    bool ok = look_for(driver->client, &capture, error);
-    bool had_job = capture.has_job;
-    if (ok && capture.has_mark)
-        vs_qmp_driver_thaw_leftover(driver); // it died while it began
-    ok = ok && vs_qmp_capture_remove(driver->client, &capture, error) &&
-         (!had_job || vs_qmp_driver_resume(driver, error));
-    vs_qmp_names_clear(&capture.names);
-    return ok;
-}
-
 // What a label of this repository says.
 typedef struct {
     const char *instance_id;
     const char *snapshot_id;
+    char *node; // the disk's, NULL: not said
     char **words;
 } Label;
 
@@ -200,15 +204,32 @@ parse_label(const VsQmpDriver *driver, const VsQmpFdset *set, Label *label)
 {
     if (set->labels->len == 0)
         return false;
-    label->words = g_strsplit(g_ptr_array_index(set->labels, 0), " ", 5);
-    if (g_strv_length(label->words) != 4 || !g_str_equal(label->words[0], VS_FDSET_LABEL) ||
+    label->words = g_strsplit(g_ptr_array_index(set->labels, 0), " ", 6);
+    unsigned count = g_strv_length(label->words);
+    if (count < 4 || count > 5 || !g_str_equal(label->words[0], VS_FDSET_LABEL) ||
         !g_str_equal(label->words[1], driver->repository_id))
         return false;
     label->instance_id = label->words[2];
     label->snapshot_id = label->words[3];
+    label->node = label->words[4];
     return vs_id_is_valid(label->instance_id, "i-") &&
            (vs_id_is_valid(label->snapshot_id, "s-") ||
             g_str_equal(label->snapshot_id, VS_FDSET_SERVER));
+}
+
+static bool
+remove_leftover(VsQmpDriver *driver, const Label *label, int64_t fdset, GError **error)
+{
+    VsQmpCapture capture = {.fdset = fdset, .has_fdset = true, .node = label->node};
+    vs_qmp_names_init(&capture.names, driver->owner, label->snapshot_id, label->node);
+    bool ok = look_for(driver->client, &capture, error);
+    bool had_job = capture.has_job;
+    if (ok && capture.has_mark)
+        vs_qmp_driver_thaw_leftover(driver); // it died while it began
+    ok = ok && vs_qmp_capture_remove(driver->client, &capture, error) &&
+         (!had_job || vs_qmp_driver_resume(driver, error));
+    vs_qmp_names_clear(&capture.names);
+    return ok;
 }
 
 // A set of ours is left over unless its maker is at work, which it can be only by another socket of
@@ -240,7 +261,7 @@ recover_set(VsQmpDriver *driver, const VsQmpFdset *set, const VsOwnerCheck *chec
         driver->has_server = true;
         return true;
     }
-    return remove_leftover(driver, label.snapshot_id, set->id, error);
+    return remove_leftover(driver, &label, set->id, error);
 }
 
 bool

@@ -12,7 +12,7 @@
 #include "plugin/error.h"
 #include "plugin/hypervisor/offline-fleece.h"
 #include "plugin/hypervisor/qemu-nbd.h"
-#include "plugin/hypervisor/qmp-driver-private.h"
+#include "plugin/hypervisor/qmp-guard.h"
 #include "plugin/hypervisor/unix-socket.h"
 
 // Name of the bitmap that a staging image carries.
@@ -176,6 +176,10 @@ open_live(VsQmpDriver *driver, VsQmpCapture *capture, VsPullSource *source,
     int fd = vs_unix_connect_nbd(driver->server_path, error);
     if (fd < 0)
         return false;
+    if (!vs_qmp_guard_connect(driver, capture, cancellable, error)) {
+        close(fd);
+        return false;
+    }
     capture->is_connected = true;
     forget_server_if_connected(driver);
     *source = (VsPullSource){
@@ -354,6 +358,7 @@ static void
 forget_objects(VsQmpDriver *driver, VsQmpCapture *capture)
 {
     capture->has_export = capture->has_job = capture->has_fleece = capture->has_mark = false;
+    capture->has_guard = false;
     capture->has_file = capture->has_fdset = capture->was_paused = false;
     driver->has_server = false;
     vs_qmp_driver_forget_server(driver);
@@ -410,13 +415,14 @@ vs_qmp_driver_detach_source(VsDriver *base, unsigned index, GError **error)
     VsQmpCapture *capture = &driver->captures[index];
     if (!capture->has_export || capture->is_detached)
         return true;
+    bool is_whole = vs_qmp_guard_confirm(driver, capture, error);
     g_autoptr(GError) failure = NULL;
     capture->is_detached =
         vs_qmp_export_begin_delete(driver->client, capture->names.export_id, NULL, &failure) ||
         driver->has_ended;
-    if (!capture->is_detached)
+    if (is_whole && !capture->is_detached)
         g_propagate_error(error, g_steal_pointer(&failure));
-    return capture->is_detached;
+    return is_whole && capture->is_detached;
 }
 
 bool

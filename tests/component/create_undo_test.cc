@@ -33,6 +33,7 @@ class CreateUndo : public catalogue_fixture::Catalogue
             {"query-named-block-nodes", text(kNodes)},
             {"qom-get", text(R"("virtio-blk-device")")},
             {"add-fd", text(R"({"fdset-id":1,"fd":9})")},
+            {"query-qmp-schema", none},
             {"query-iothreads", none},
             {"query-fdsets", none},
             {"query-jobs", none},

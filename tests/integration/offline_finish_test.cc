@@ -13,6 +13,7 @@
 
 #include "tests/support/gate.h"
 #include "tests/support/qemu-process.h"
+#include "tests/support/small-file-system.h"
 #include "tests/support/virtsnap.h"
 
 namespace
@@ -57,12 +58,21 @@ class OfflineFinish : public testing::Test
     {
         std::vector<std::string> arguments = options;
         for (const Disk &disk : disks_) {
-            const auto more =
-                QemuProcess::virtio_disk(disk.path, disk.format, "n" + disk.id, disk.id);
+            const auto more = as_drives_ ? drive(disk)
+                                         : QemuProcess::virtio_disk(disk.path, disk.format,
+                                                                    "n" + disk.id, disk.id);
             arguments.insert(arguments.end(), more.begin(), more.end());
         }
         qemu_ = std::make_unique<QemuProcess>(dir_, QemuProcess::idle(arguments));
         vm_ = "qmp:" + qemu_->socket();
+    }
+    // A disk that is captured by a job whatever the QEMU.
+    static std::vector<std::string>
+    drive(const Disk &disk)
+    {
+        return {"-drive",
+                "if=none,id=n" + disk.id + ",format=" + disk.format + ",file=" + disk.path,
+                "-device", "virtio-blk-pci,drive=n" + disk.id + ",id=" + disk.id};
     }
     void
     write(const std::string &id, const std::string &what)
@@ -99,9 +109,17 @@ class OfflineFinish : public testing::Test
         return process;
     }
     size_t
+    count(const std::string &command, const std::string &member, const std::string &prefix)
+    {
+        size_t found = 0;
+        for (const Json &element : qemu_->monitor().execute(command).items())
+            found += element[member].text().rfind(prefix, 0) == 0;
+        return found;
+    }
+    size_t
     exports()
     {
-        return qemu_->monitor().execute("query-block-exports").size();
+        return count("query-block-exports", "node-name", "vs-fleece-");
     }
     // Whether the program reads by a server of its own, which has `what` in its command.
     static bool
@@ -195,6 +213,7 @@ class OfflineFinish : public testing::Test
     std::unique_ptr<QemuProcess> qemu_;
     std::string vm_;
     size_t accomplished_ = 0;
+    bool as_drives_ = false;
 
     void
     SetUp() override
@@ -254,8 +273,9 @@ TEST_F(OfflineFinish, ADiskThatWasReadBeforeKeepsItsResultAndTheOtherIsReadOn)
     take_base();
     auto create = start_slow_create();
     EXPECT_TRUE(wait_until(kSoon, [&] { return exports() == 1; })) << create->err();
-    EXPECT_TRUE(
-        wait_until(kSoon, [&] { return qemu_->monitor().execute("query-jobs").size() == 1; }));
+    EXPECT_TRUE(wait_until(kSoon, [&] {
+        return count("query-named-block-nodes", "node-name", "vs-filter-") == 1;
+    })) << create->err();
     write("dA", "-P 8 0 3M"); // of which nobody keeps what was there before
     qemu_->quit();
     expect_finished(*create, "incremental");
@@ -364,8 +384,44 @@ TEST_F(OfflineFinish, AnImageThatIsWrittenToAfterwardsIsNotBelieved)
     expect_next({"incremental"});
 }
 
+TEST_F(OfflineFinish, ADiskThatAJobCapturesIsFinishedToo)
+{
+    as_drives_ = true;
+    add_disk("dA");
+    start();
+    take_base();
+    auto create = start_slow_create();
+    EXPECT_EQ(count("query-jobs", "id", "vs-job-"), 1u);
+    qemu_->quit();
+    expect_finished(*create, "incremental");
+    start();
+    expect_next({"incremental"});
+}
+
+// Nobody has noticed before the end that its filter was broken.
+TEST_F(OfflineFinish, AFilterThatWasBrokenBeforeTheEndIsNotBelieved)
+{
+    add_disk("dA");
+    start();
+    take_base();
+    write("dA", "-P 9 0 12M");
+    support::SmallFileSystem small(dir_.file("small"), "8m");
+    auto create = virtsnap_.start({"create", vm_, "--speed-limit", "1M", "--scratch-dir",
+                                   small.path(), "--scratch-size", "1M"});
+    ASSERT_TRUE(wait_until(kSoon, [&] { return exports() == 1; })) << create->err();
+    virtsnap_.wait_until_reading();
+    create->signal(SIGSTOP);
+    write("dA", "-P 79 0 12M");
+    qemu_->quit();
+    create->signal(SIGCONT);
+    expect_failed(*create, "");
+    start();
+    expect_next({"incremental"});
+}
+
 TEST_F(OfflineFinish, AJobThatWasCancelledBeforeTheEndIsNotBelieved)
 {
+    as_drives_ = true;
     add_disk("dA");
     start();
     take_base();

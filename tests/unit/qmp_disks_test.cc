@@ -180,4 +180,24 @@ TEST_F(FindDisks, ADiskUnderSomebodyElsesBackupIsNotAvailable)
     EXPECT_NE(disk(0)->unavailable, nullptr);
 }
 
+TEST_F(FindDisks, ADiskUnderASnapshotsNodesIsDescribedAsWithoutThem)
+{
+    const char *const json =
+        R"(json:{"driver":"raw","file":{"driver":"qcow2","file":{"driver":"file","filename":"/i/b"}}})";
+    node("vs-filter-1", "copy-before-write", "/i/a");
+    node("vs-top-2", "raw", json);
+    node("p", "file", "/i/a");
+    node("a", "qcow2", "/i/a");
+    node("b", "qcow2", "/i/b");
+    device("", "", "vs-filter-1", "virtio-blk-pci");
+    device("vdb", "", "vs-top-2", "virtio-blk-pci");
+    ASSERT_EQ(find()->len, 2u);
+    for (unsigned i = 0; i < 2; i++) {
+        EXPECT_STREQ(disk(i)->node, i == 0 ? "a" : "b");
+        EXPECT_STREQ(disk(i)->source, i == 0 ? "/i/a" : "/i/b");
+        EXPECT_STREQ(disk(i)->format, "qcow2");
+        EXPECT_NE(disk(i)->unavailable, nullptr);
+    }
+}
+
 } // namespace
