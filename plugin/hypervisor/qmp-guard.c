@@ -144,10 +144,19 @@ filter_options(const VsQmpCapture *capture)
                        NULL);
 }
 
+// To a node that it is not on: else QEMU 7.2 aborts.
 static bool
 move_device(VsQmpClient *client, const char *path, const char *node, GError **error)
 {
     return vs_qmp_qom_set_string(client, path, "drive", node, error);
+}
+
+static bool
+add_top(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable, GError **error)
+{
+    struct json_object *top = top_options(capture, capture->node);
+    return add_node(driver, capture, top, cancellable, error) &&
+           move_device(driver->client, capture->device_path, capture->names.top_node, error);
 }
 
 bool
@@ -156,9 +165,7 @@ vs_qmp_guard_prepare(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *c
 {
     if (capture->guard != VS_QMP_GUARD_FILTER)
         return true;
-    if (driver->capture_count > 1 &&
-        !(add_node(driver, capture, top_options(capture, capture->node), cancellable, error) &&
-          move_device(driver->client, capture->device_path, capture->names.top_node, error)))
+    if (driver->capture_count > 1 && !add_top(driver, capture, cancellable, error))
         return false;
     return add_node(driver, capture, filter_options(capture), cancellable, error) &&
            vs_qmp_client_do(driver->client, "block-dirty-bitmap-add",

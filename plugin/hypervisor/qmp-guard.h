@@ -22,6 +22,11 @@
 // which changes nothing for the guest. Back they go one by one, and without blockdev-reopen, which
 // has QEMU flush the images while the guest's requests wait.
 //
+// Two things abort QEMU 7.2, and must not happen: setting "drive" to the node that it is (so it is
+// asked for before), and a blockdev-reopen that fails once it has replaced a node, as with another
+// writer to a disk. A device without share-rw keeps other writers out of its disk at all times, so
+// that only such are taken; a failing flush is refused in time.
+//
 // A copy that fails, or takes longer than VS_QMP_GUARD_TIMEOUT_SECONDS, breaks the filter for good:
 // writes pass, and each read of access fails (EINVAL). QEMU tells nobody, and the fleece goes on to
 // be read as if nothing had happened. So access is asked once all has been read of the fleece: if

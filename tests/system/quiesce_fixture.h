@@ -178,10 +178,11 @@ class QuiesceTest : public testing::Test
     }
     // A create that holds the guest frozen till the proxy is told to go on.
     std::unique_ptr<Process>
-    start_frozen()
+    start_frozen(std::vector<std::string> more = {})
     {
         proxy_->hold(kFreeze);
-        auto process = virtsnap_->start(create({"--quiesce", "--output", "json"}));
+        more.insert(more.end(), {"--quiesce", "--output", "json"});
+        auto process = virtsnap_->start(create(more));
         EXPECT_TRUE(proxy_->wait_until_held()) << process->err();
         requests_ = proxy_->count();
         expect_files_stand_still();

@@ -191,17 +191,15 @@ TEST_F(Quiesce, GuestIsNotFrozenForWhatCanBeKnownBefore)
     EXPECT_EQ(proxy_->count(kFreeze), 0u);
 }
 
-TEST_F(Quiesce, GuestIsThawedWhenTheTransactionFails)
+TEST_F(Quiesce, GuestIsThawedWhenThePointInTimeFails)
 {
     boot_with_proxy();
-    auto process = start_frozen();
-    // The name that the transaction is about to use.
-    const std::string id = find_node("vs-fleece-").substr(strlen("vs-fleece-"));
-    monitor_->execute("blockdev-add",
-                      R"({"driver": "null-co", "node-name": "vs-filter-)" + id + "\"}");
+    // Of one disk, since several are moved by what QEMU 7.2 does not survive if it fails.
+    auto process = start_frozen({"--disk", "vdc"});
+    // What the device is about to be moved to.
+    monitor_->execute("blockdev-del", R"({"node-name": ")" + find_node("vs-filter-") + "\"}");
     proxy_->release();
     const Outcome outcome = end_of(process);
-    monitor_->execute("blockdev-del", R"({"node-name": "vs-filter-)" + id + "\"}");
     expect_refused(outcome, "InternalError", "vs-filter-");
     EXPECT_EQ(proxy_->count(kThaw), 1u);
     expect_files_go_on();
