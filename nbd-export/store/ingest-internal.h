@@ -31,6 +31,7 @@ struct _VsIngest {
     pthread_mutex_t mutex;
     pthread_cond_t work_cond;  // something to do, or stop
     pthread_cond_t spool_cond; // something to spool, or stop
+    pthread_cond_t spare_cond; // stop
     pthread_cond_t free_cond;  // a buffer came free, a turn has come, or failure
     GPtrArray *free_buffers;
     unsigned buffers_made;
@@ -56,10 +57,14 @@ struct _VsIngest {
     pthread_t *threads;
     unsigned thread_count;
     unsigned workers;
+    bool has_spare;
 };
 
 void *vs_ingest_worker_main(void *ingest);
+void *vs_ingest_spare_main(void *ingest);
 void *vs_ingest_spooler_main(void *ingest);
 
+// For waiting on the conditions.
+struct timespec vs_ingest_deadline(unsigned timeout_ms);
 uint8_t *vs_ingest_buffer_new(const VsIngest *ingest);
 void vs_ingest_buffer_free(gpointer buffer);

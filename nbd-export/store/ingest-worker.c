@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "nbd-export/store/idle-processor.h"
 #include "nbd-export/store/ingest-internal.h"
 
 // Of a worker beside whatever else is the machine's work; the I/O priority is the lowest that still
@@ -20,6 +21,8 @@ typedef struct {
     VsTreeCursor *base_cursor; // NULL without a base
     uint8_t *base_chunk;
     uint8_t *unspooled; // a span's buffer, once it is needed
+    bool is_spare;
+    VsIdleProcessor processor;
 } Worker;
 
 static bool
@@ -209,13 +212,35 @@ older_queue(VsIngest *ingest)
                                                                             : &ingest->todo;
 }
 
-static VsSlot *
-next_todo(VsIngest *ingest)
+// With the mutex held.
+static bool
+may_take(Worker *worker)
 {
-    pthread_mutex_lock(&ingest->mutex);
-    while (!ingest->stop && (ingest->is_held || (g_queue_is_empty(&ingest->todo) &&
-                                                 g_queue_is_empty(&ingest->spooled))))
+    VsIngest *ingest = worker->ingest;
+    return !ingest->is_held &&
+           !(g_queue_is_empty(&ingest->todo) && g_queue_is_empty(&ingest->spooled)) &&
+           (!worker->is_spare || vs_idle_processor_look(&worker->processor));
+}
+
+// The spare worker must not be woken in another's place: it may find that it is not its turn.
+static void
+wait_for_turn(Worker *worker)
+{
+    VsIngest *ingest = worker->ingest;
+    struct timespec next_look = vs_ingest_deadline(VS_IDLE_LOOK_US / 1000);
+    if (worker->is_spare)
+        pthread_cond_timedwait(&ingest->spare_cond, &ingest->mutex, &next_look);
+    else
         pthread_cond_wait(&ingest->work_cond, &ingest->mutex);
+}
+
+static VsSlot *
+next_todo(Worker *worker)
+{
+    VsIngest *ingest = worker->ingest;
+    pthread_mutex_lock(&ingest->mutex);
+    while (!ingest->stop && !may_take(worker))
+        wait_for_turn(worker);
     VsSlot *slot = ingest->stop ? NULL : g_queue_pop_head(older_queue(ingest));
     pthread_mutex_unlock(&ingest->mutex);
     return slot;
@@ -273,10 +298,9 @@ lower_priority(void)
         g_debug("a worker runs at full priority");
 }
 
-void *
-vs_ingest_worker_main(void *user_data)
+static void *
+work(VsIngest *ingest, bool is_spare)
 {
-    VsIngest *ingest = user_data;
     lower_priority();
     g_autoptr(VsCodec) codec = vs_codec_new(VS_CODEC_ZSTD_LEVEL);
     g_autofree uint8_t *base_chunk = g_malloc(ingest->chunk_bytes);
@@ -284,6 +308,7 @@ vs_ingest_worker_main(void *user_data)
         .ingest = ingest,
         .access = {vs_repository_chunks(ingest->repository), codec, 0},
         .base_chunk = base_chunk,
+        .is_spare = is_spare,
     };
     const VsTreeIo io = vs_chunk_access_tree_io(&worker.access);
     g_autoptr(VsTreeCursor) cursor =
@@ -291,13 +316,25 @@ vs_ingest_worker_main(void *user_data)
     worker.base_cursor = cursor;
 
     VsSlot *slot;
-    while ((slot = next_todo(ingest)))
+    while ((slot = next_todo(&worker)))
         ingest_slot(&worker, slot);
     vs_ingest_buffer_free(worker.unspooled);
     pthread_mutex_lock(&ingest->mutex);
     ingest->added_bytes += worker.access.added_bytes;
     pthread_mutex_unlock(&ingest->mutex);
     return NULL;
+}
+
+void *
+vs_ingest_worker_main(void *ingest)
+{
+    return work(ingest, false);
+}
+
+void *
+vs_ingest_spare_main(void *ingest)
+{
+    return work(ingest, true);
 }
 
 // Spooling --------------------------------------------------------------------------------------

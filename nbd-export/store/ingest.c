@@ -70,6 +70,7 @@ vs_ingest_new(VsRepository *repository, const VsTree *base, uint64_t size_bytes,
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&ingest->work_cond, &attributes);
     pthread_cond_init(&ingest->spool_cond, &attributes);
+    pthread_cond_init(&ingest->spare_cond, &attributes);
     pthread_cond_init(&ingest->free_cond, &attributes);
     pthread_condattr_destroy(&attributes);
 
@@ -88,6 +89,7 @@ stop_threads(VsIngest *ingest)
     ingest->stop = true;
     pthread_cond_broadcast(&ingest->work_cond);
     pthread_cond_broadcast(&ingest->spool_cond);
+    pthread_cond_broadcast(&ingest->spare_cond);
     pthread_mutex_unlock(&ingest->mutex);
     for (unsigned i = 0; i < ingest->thread_count; i++)
         pthread_join(ingest->threads[i], NULL);
@@ -115,6 +117,7 @@ vs_ingest_free(VsIngest *ingest)
     pthread_mutex_destroy(&ingest->order);
     pthread_cond_destroy(&ingest->work_cond);
     pthread_cond_destroy(&ingest->spool_cond);
+    pthread_cond_destroy(&ingest->spare_cond);
     pthread_cond_destroy(&ingest->free_cond);
     g_free(ingest);
 }
@@ -131,6 +134,13 @@ vs_ingest_set_spool(VsIngest *ingest, VsSpool *spool)
     g_assert(!ingest->threads && !ingest->spool);
     ingest->spool = spool;
     ingest->is_held = true;
+}
+
+void
+vs_ingest_add_spare(VsIngest *ingest)
+{
+    g_assert(!ingest->threads);
+    ingest->has_spare = true;
 }
 
 static bool
@@ -152,15 +162,16 @@ start_threads(VsIngest *ingest, GError **error)
 {
     if (ingest->threads)
         return true;
-    ingest->threads = g_new0(pthread_t, ingest->workers + 1);
+    ingest->threads = g_new0(pthread_t, ingest->workers + 2);
     for (unsigned i = 0; i < ingest->workers; i++)
         if (!start_thread(ingest, vs_ingest_worker_main, error))
             return false;
-    return !ingest->spool || start_thread(ingest, vs_ingest_spooler_main, error);
+    return (!ingest->has_spare || start_thread(ingest, vs_ingest_spare_main, error)) &&
+           (!ingest->spool || start_thread(ingest, vs_ingest_spooler_main, error));
 }
 
-static struct timespec
-deadline_after(unsigned timeout_ms)
+struct timespec
+vs_ingest_deadline(unsigned timeout_ms)
 {
     struct timespec at;
     clock_gettime(CLOCK_MONOTONIC, &at);
@@ -177,7 +188,7 @@ deadline_after(unsigned timeout_ms)
 static uint8_t *
 wait_for_buffer(VsIngest *ingest, unsigned timeout_ms)
 {
-    struct timespec deadline = deadline_after(timeout_ms);
+    struct timespec deadline = vs_ingest_deadline(timeout_ms);
     while (!ingest->error && ingest->free_buffers->len == 0 &&
            ingest->buffers_made == ingest->buffers_max)
         if (pthread_cond_timedwait(&ingest->free_cond, &ingest->mutex, &deadline) == ETIMEDOUT)

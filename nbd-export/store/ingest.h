@@ -54,6 +54,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsIngest, vs_ingest_free)
 
 uint32_t vs_ingest_span_bytes(const VsIngest *ingest);
 
+// Before the first take: one worker more, which works only while a processor has nothing else to
+// do.
+void vs_ingest_add_spare(VsIngest *ingest);
+
 // Before the first take. The spool is taken over; its records are spans.
 void vs_ingest_set_spool(VsIngest *ingest, VsSpool *spool);
 

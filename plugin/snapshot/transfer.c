@@ -333,13 +333,19 @@ check_bitmap(VsTransfer *transfer, unsigned index, GError **error)
     return false;
 }
 
-// Of a running guest's disk one processor less: with all of them busy each of its writes waits for
-// its turn (on two processors: two workers cost it half of its rate, one a tenth).
-static unsigned
-find_workers(const VsPullSource *source)
+// Of a running guest's disk one processor less, but while it is idle: with all of them busy each of
+// the guest's writes waits for its turn (on two processors: two workers cost it half of its rate,
+// one a tenth).
+static VsIngest *
+ingest_new(VsRepository *repository, const VsTree *base, uint64_t size, bool is_live)
 {
     unsigned processors = g_get_num_processors();
-    return source->live && processors > 1 ? processors - 1 : processors;
+    bool has_spare = is_live && processors > 1;
+    VsIngest *ingest =
+        vs_ingest_new(repository, base, size, has_spare ? processors - 1 : processors);
+    if (has_spare)
+        vs_ingest_add_spare(ingest);
+    return ingest;
 }
 
 static VsSpool *
@@ -381,8 +387,7 @@ connect_disk(VsTransfer *transfer, unsigned index, GError **error)
     if (plan->incremental)
         base = (VsTree){plan->base->root,
                         vs_repository_chunk_count(repository, plan->base->virtual_size_bytes)};
-    disk->ingest =
-        vs_ingest_new(repository, plan->incremental ? &base : NULL, size, find_workers(&source));
+    disk->ingest = ingest_new(repository, plan->incremental ? &base : NULL, size, source.live);
     // A limited rate the workers keep up with.
     disk->has_spool = source.live && job->speed_limit_bytes == 0;
     if (disk->has_spool)

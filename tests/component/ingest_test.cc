@@ -8,6 +8,7 @@
 #include <random>
 #include <sys/resource.h>
 
+#include "nbd-export/store/idle-processor.h"
 #include "nbd-export/store/ingest.h"
 #include "tests/support/wait.h"
 
@@ -65,8 +66,10 @@ class Ingest : public RepositoryTest
         VsIngestResult result = {};
         g_autoptr(GError) error = nullptr;
         g_autoptr(VsIngest) ingest = vs_ingest_new(repository, base, size, 3);
-        if (spool != nullptr)
+        if (spool != nullptr) {
             vs_ingest_set_spool(ingest, spool);
+            vs_ingest_add_spare(ingest);
+        }
         for (uint64_t at = 0; at < size; at += vs_ingest_span_bytes(ingest)) {
             VsSpan *span = vs_ingest_take(ingest, at, kWaitMs, &error);
             if (span == nullptr) {
@@ -228,6 +231,17 @@ TEST_F(Ingest, WorkersWaitUntilAllIsTaken)
     VsIngestResult result;
     EXPECT_TRUE(vs_ingest_finish(ingest, &result, &error));
     EXPECT_GT(result.new_bytes, size);
+}
+
+TEST(IdleProcessor, ALookHoldsForAWhile)
+{
+    VsIdleProcessor processor{};
+    EXPECT_FALSE(vs_idle_processor_look(&processor));
+    const int64_t at = processor.at_us;
+    ASSERT_NE(at, 0);
+    processor.is_spare = true; // whatever another look would find
+    EXPECT_TRUE(vs_idle_processor_look(&processor));
+    EXPECT_EQ(processor.at_us, at);
 }
 
 // The caller keeps its own: it has a guest waiting.
