@@ -114,6 +114,10 @@ typedef struct {
     bool is_finished;        // all of the point in time was read, and QEMU has ended
 } VsQmpDriver;
 
+// Whether the VM has any.
+bool vs_qmp_has_iothreads(VsQmpClient *client, bool *has, GCancellable *cancellable,
+                          GError **error);
+
 VsInstance *vs_qmp_driver_describe(VsDriver *driver, GCancellable *cancellable, GError **error);
 bool vs_qmp_driver_recover(VsDriver *driver, const VsOwnerCheck *check, GCancellable *cancellable,
                            GError **error);

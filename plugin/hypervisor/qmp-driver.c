@@ -70,8 +70,8 @@ is_on_iothread(VsQmpClient *client, const char *device_path)
     return true;
 }
 
-static bool
-has_iothreads(VsQmpClient *client, bool *has, GCancellable *cancellable, GError **error)
+bool
+vs_qmp_has_iothreads(VsQmpClient *client, bool *has, GCancellable *cancellable, GError **error)
 {
     struct json_object *threads =
         vs_qmp_client_call(client, "query-iothreads", NULL, cancellable, error);
@@ -87,7 +87,7 @@ find_facts(VsQmpClient *client, const GPtrArray *devices, VsQmpDeviceFacts *fact
            GCancellable *cancellable, GError **error)
 {
     bool iothreads = false;
-    if (!has_iothreads(client, &iothreads, cancellable, error))
+    if (!vs_qmp_has_iothreads(client, &iothreads, cancellable, error))
         return false;
     for (unsigned i = 0; i < devices->len; i++) {
         const VsQmpDevice *device = g_ptr_array_index(devices, i);

@@ -6,19 +6,16 @@
 
 // Choosing --------------------------------------------------------------------------------------
 
+// Their schemas say the same, in 200 KB that take QEMU's main loop 20 ms and more.
+#define VERSION_OF_JOB_POLICY 10001000u
+#define VERSION_OF_FILTER_POLICY 7001000u
+
 VsQmpGuard
-vs_qmp_guard_of_schema(const VsQmpSchema *schema)
+vs_qmp_guard_of_version(unsigned qemu_version)
 {
-    if (!vs_qmp_schema_has_argument(schema, "blockdev-add", "[snapshot-access].file"))
-        return VS_QMP_GUARD_NONE;
-    // In the transaction, without moving the device.
-    if (vs_qmp_schema_has_argument(schema, "blockdev-backup", "on-cbw-error"))
+    if (qemu_version >= VERSION_OF_JOB_POLICY) // in the transaction, without moving the device
         return VS_QMP_GUARD_JOB;
-    bool has_filter =
-        vs_qmp_schema_has_argument(schema, "blockdev-add", "[copy-before-write].on-cbw-error") &&
-        vs_qmp_schema_has_argument(schema, "blockdev-add", "[copy-before-write].cbw-timeout") &&
-        vs_qmp_schema_has_command(schema, "blockdev-reopen");
-    return has_filter ? VS_QMP_GUARD_FILTER : VS_QMP_GUARD_NONE;
+    return qemu_version >= VERSION_OF_FILTER_POLICY ? VS_QMP_GUARD_FILTER : VS_QMP_GUARD_NONE;
 }
 
 static bool
@@ -79,9 +76,10 @@ static bool
 choose_filter(VsQmpDriver *driver, const VsPoint *point, GCancellable *cancellable, GError **error)
 {
     g_autoptr(GPtrArray) devices = vs_qmp_query_devices(driver->client, cancellable, error);
-    if (!devices)
+    bool all = false; // with iothreads adding a filter has aborted QEMU 7.2
+    if (!devices || !vs_qmp_has_iothreads(driver->client, &all, cancellable, error))
         return false;
-    bool all = true;
+    all = !all;
     for (unsigned i = 0; i < point->count && all; i++) {
         VsQmpCapture *capture = &driver->captures[i];
         capture->device_path = find_movable(driver->client, devices, &point->disks[i]);
@@ -101,10 +99,7 @@ vs_qmp_guard_choose(VsQmpDriver *driver, const VsPoint *point, GCancellable *can
 {
     if (!is_any_live(point))
         return true;
-    g_autoptr(VsQmpSchema) schema = vs_qmp_schema_query(driver->client, cancellable, error);
-    if (!schema)
-        return false;
-    VsQmpGuard best = vs_qmp_guard_of_schema(schema);
+    VsQmpGuard best = vs_qmp_guard_of_version(vs_qmp_client_qemu_version(driver->client));
     if (best == VS_QMP_GUARD_FILTER)
         return choose_filter(driver, point, cancellable, error);
     for (unsigned i = 0; i < point->count && best == VS_QMP_GUARD_JOB; i++)
@@ -139,9 +134,7 @@ filter_options(const VsQmpCapture *capture)
     return vs_qmp_args("driver", vs_qmp_str("copy-before-write"), "node-name",
                        vs_qmp_str(capture->names.filter_node), "file", vs_qmp_str(capture->node),
                        "target", vs_qmp_str(capture->names.fleece_node), "on-cbw-error",
-                       vs_qmp_str("break-snapshot"), "cbw-timeout",
-                       vs_qmp_int(VS_QMP_GUARD_TIMEOUT_SECONDS), "discard", vs_qmp_str("unmap"),
-                       NULL);
+                       vs_qmp_str("break-snapshot"), "discard", vs_qmp_str("unmap"), NULL);
 }
 
 // To a node that it is not on: else QEMU 7.2 aborts.
@@ -159,12 +152,9 @@ add_top(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable, G
            move_device(driver->client, capture->device_path, capture->names.top_node, error);
 }
 
-bool
-vs_qmp_guard_prepare(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
-                     GError **error)
+static bool
+prepare(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable, GError **error)
 {
-    if (capture->guard != VS_QMP_GUARD_FILTER)
-        return true;
     if (driver->capture_count > 1 && !add_top(driver, capture, cancellable, error))
         return false;
     return add_node(driver, capture, filter_options(capture), cancellable, error) &&
@@ -172,6 +162,44 @@ vs_qmp_guard_prepare(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *c
                             vs_qmp_args("node", vs_qmp_str(capture->names.filter_node), "name",
                                         vs_qmp_str(VS_QMP_GUARD_BITMAP), NULL),
                             cancellable, error);
+}
+
+static bool
+do_without(VsQmpDriver *driver, GError **error)
+{
+    for (unsigned i = 0; i < driver->capture_count; i++) {
+        VsQmpCapture *capture = &driver->captures[i];
+        if (capture->has_guard && !vs_qmp_guard_remove(driver->client, capture, error))
+            return false;
+        capture->guard = VS_QMP_GUARD_NONE;
+    }
+    return true;
+}
+
+static bool
+prepare_all(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    for (unsigned i = 0; i < driver->capture_count; i++)
+        if (!prepare(driver, &driver->captures[i], cancellable, error))
+            return false;
+    return true;
+}
+
+// A QEMU may have been built without the filter, for one.
+bool
+vs_qmp_guard_prepare(VsQmpDriver *driver, GCancellable *cancellable, GError **error)
+{
+    GError *failure = NULL;
+    if (driver->captures[0].guard != VS_QMP_GUARD_FILTER ||
+        prepare_all(driver, cancellable, &failure))
+        return true;
+    if (!g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND)) {
+        g_propagate_error(error, failure);
+        return false;
+    }
+    g_debug("no guard: %s", failure->message);
+    g_error_free(failure);
+    return do_without(driver, error);
 }
 
 bool
@@ -224,16 +252,11 @@ vs_qmp_guard_connect(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *c
 static void
 set_lost(VsQmpDriver *driver, const VsQmpCapture *capture)
 {
-    g_autofree char *time =
-        capture->guard == VS_QMP_GUARD_FILTER
-            ? g_strdup_printf(" or took longer than %d s", VS_QMP_GUARD_TIMEOUT_SECONDS)
-            : g_strdup("");
     if (!driver->lost)
-        g_set_error(
-            &driver->lost, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
-            "keeping old blocks of disk '%s': a write to the scratch space in '%s' failed%s;"
-            " the point in time is lost, the guest was spared",
-            capture->disk->disk->target, capture->scratch->folder, time);
+        g_set_error(&driver->lost, G_IO_ERROR, G_IO_ERROR_NO_SPACE,
+                    "keeping old blocks of disk '%s': a write to the scratch space in '%s' failed; "
+                    "the point in time is lost, the guest was spared",
+                    capture->disk->disk->target, capture->scratch->folder);
 }
 
 bool

@@ -27,12 +27,15 @@
 // writer to a disk. A device without share-rw keeps other writers out of its disk at all times, so
 // that only such are taken; a failing flush is refused in time.
 //
-// A copy that fails, or takes longer than VS_QMP_GUARD_TIMEOUT_SECONDS, breaks the filter for good:
-// writes pass, and each read of access fails (EINVAL). QEMU tells nobody, and the fleece goes on to
-// be read as if nothing had happened. So access is asked once all has been read of the fleece: if
-// it answers then, nothing was broken before, and what was read is the point in time. Access itself
-// is not read instead, since QEMU 7.2 tells the block status of the disk as it is now there: an NBD
-// client gets zeroes for what the guest has discarded, or zeroed, since.
+// A copy that fails breaks the filter for good: writes pass, and each read of access fails
+// (EINVAL). QEMU tells nobody, and the fleece goes on to be read as if nothing had happened. So
+// access is asked once all has been read of the fleece: if it answers then, nothing was broken
+// before, and what was read is the point in time. Access itself is not read instead, since QEMU 7.2
+// tells the block status of the disk as it is now there: an NBD client gets zeroes for what the
+// guest has discarded, or zeroed, since.
+//
+// A copy that takes long is waited for by the guest's write. QEMU's cbw-timeout could end that; but
+// what has timed out goes on, and may then save what the guest has written meanwhile.
 //
 // The filter has a bitmap of its own, made before anything can be written through it: it holds
 // exactly what has been written since the point in time. The disk's new bitmap is made of it.
@@ -42,25 +45,22 @@
 #pragma once
 
 #include "plugin/hypervisor/qmp-driver-private.h"
-#include "qmp/schema.h"
 
 G_BEGIN_DECLS
 
-// QEMU 7.2 keeps it as nanoseconds in 32 bits: 10 s would be 1.4 s there, and 4 s is the most. What
-// has timed out goes on all the same, and the device's way back waits for it.
-#define VS_QMP_GUARD_TIMEOUT_SECONDS 4
 // The filter's own bitmap.
 #define VS_QMP_GUARD_BITMAP "since"
 
-// The best guard that this QEMU has.
-VsQmpGuard vs_qmp_guard_of_schema(const VsQmpSchema *schema);
+// The best guard that this QEMU has. qemu_version: as vs_qmp_client_qemu_version().
+VsQmpGuard vs_qmp_guard_of_version(unsigned qemu_version);
 
 // Decides, for each of the captures, whose disks are the point's; asks QEMU unless all are staged.
 bool vs_qmp_guard_choose(VsQmpDriver *driver, const VsPoint *point, GCancellable *cancellable,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-// The steps above, of a capture whose fleece is there; nothing where its guard is another.
-bool vs_qmp_guard_prepare(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
+// The steps above. All captures, whose fleeces are there; nothing where the guard is another. What
+// QEMU refuses is done without.
+bool vs_qmp_guard_prepare(VsQmpDriver *driver, GCancellable *cancellable,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 // All captures at once; they are guarded by a filter. Not cancellable. After VS_QMP_ERROR_TIMEOUT
 // or _CLOSED it may have taken place.

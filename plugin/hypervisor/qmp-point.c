@@ -124,8 +124,7 @@ add_nodes(VsQmpDriver *driver, VsQmpCapture *capture, GCancellable *cancellable,
     capture->has_fleece = true;
     return vs_qmp_set_write_threshold(client, names->file_node,
                                       vs_scratch_threshold(capture->scratch), cancellable, error) &&
-           vs_qmp_mark_make(client, capture, cancellable, error) &&
-           vs_qmp_guard_prepare(driver, capture, cancellable, error);
+           vs_qmp_mark_make(client, capture, cancellable, error);
 }
 
 static bool
@@ -313,7 +312,8 @@ vs_qmp_driver_begin(VsDriver *base, VsPoint *point, GCancellable *cancellable, G
     for (unsigned i = 0; i < count && ok; i++)
         ok = prepare(driver, &driver->captures[i], &point->disks[i], &point->scratch, error) &&
              add_nodes(driver, &driver->captures[i], cancellable, error);
-    ok = ok && start(driver, point, cancellable, error) && count_dirty(driver, cancellable, error);
+    ok = ok && vs_qmp_guard_prepare(driver, cancellable, error) &&
+         start(driver, point, cancellable, error) && count_dirty(driver, cancellable, error);
     for (unsigned i = 0; i < count && ok; i++)
         ok = vs_qmp_mark_remove(driver->client, &driver->captures[i], error) &&
              vs_qmp_guard_open(driver, &driver->captures[i], cancellable, error);
