@@ -244,14 +244,20 @@ vs_ingest_take(VsIngest *ingest, uint64_t offset, unsigned timeout_ms, GError **
     return &slot->span;
 }
 
-// With half of the pool waiting for the workers the rest goes through the spool: those buffers the
-// caller soon gets back.
+// How many buffers may wait for the workers; with more of them the rest goes through the spool:
+// those the caller soon gets back. While the workers wait themselves it is as many as a small
+// snapshot needs, so that the pool is there for the way to the spool.
+static unsigned
+most_waiting(const VsIngest *ingest)
+{
+    return ingest->buffers_max / (ingest->is_held ? 8 : 2);
+}
+
 void
 vs_ingest_submit(VsIngest *ingest, VsSpan *span)
 {
     pthread_mutex_lock(&ingest->mutex);
-    bool is_for_spool =
-        ingest->spool && g_queue_get_length(&ingest->todo) >= ingest->buffers_max / 2;
+    bool is_for_spool = ingest->spool && g_queue_get_length(&ingest->todo) >= most_waiting(ingest);
     ingest->waiting_bytes += span->length;
     g_queue_push_tail(is_for_spool ? &ingest->to_spool : &ingest->todo, span);
     pthread_cond_signal(is_for_spool ? &ingest->spool_cond : &ingest->work_cond);
