@@ -30,6 +30,7 @@ typedef enum {
     VS_QMP_ERROR_CLOSED,   // the peer hung up
     VS_QMP_ERROR_TIMEOUT,  // no reply within the command's deadline
     VS_QMP_ERROR_COMMAND,  // QEMU answered with an error; the message is QEMU's `desc`
+    VS_QMP_ERROR_IN_USE,   // not sent: it would do harm now
 } VsQmpError;
 
 // Deadline of a command that states none; block commands may drain slow storage.

@@ -46,7 +46,7 @@ vs_qmp_nbd_server_stop(VsQmpClient *client, GCancellable *cancellable, GError **
     g_autoptr(GPtrArray) exports = vs_qmp_query_exports(client, cancellable, error);
 
     if (exports != NULL && exports->len > 0) {
-        g_set_error(error, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND,
+        g_set_error(error, VS_QMP_ERROR, VS_QMP_ERROR_IN_USE,
                     "stopping QEMU's NBD server: %u exports are still there, the first is '%s'",
                     exports->len, (const char *)g_ptr_array_index(exports, 0));
         return false;

@@ -71,7 +71,8 @@ connect_to(const char *uri, GError **error)
     virSetErrorFunc(NULL, ignore_error);
     vs_domain_start_event_loop();
     g_autofree char *why = NULL;
-    virConnectPtr connection = vs_domain_open_connection(uri, OPEN_TIMEOUT_MS, &why);
+    g_autoptr(VsDomainOpening) pending = NULL;
+    virConnectPtr connection = vs_domain_open_connection(uri, OPEN_TIMEOUT_MS, &pending, &why);
     if (connection)
         return connection;
     g_set_error(error, VS_DOMAIN_ERROR, VS_DOMAIN_ERROR_CONNECT, "connecting to libvirt%s%s: %s",
@@ -96,8 +97,10 @@ connect_again(VsDomain *domain, unsigned timeout_ms)
 {
     disconnect(domain);
     g_autofree char *why = NULL;
+    // What has had its time already is only looked at.
+    unsigned least_ms = domain->pending ? 0 : REOPEN_TIMEOUT_MS;
     domain->connection =
-        vs_domain_open_connection(domain->uri, MAX(timeout_ms, REOPEN_TIMEOUT_MS), &why);
+        vs_domain_open_connection(domain->uri, MAX(timeout_ms, least_ms), &domain->pending, &why);
     if (why)
         g_debug("connecting to libvirt again: %s", why);
     if (domain->connection)
@@ -188,6 +191,7 @@ vs_domain_free(VsDomain *domain)
     if (!domain)
         return;
     disconnect(domain);
+    vs_domain_opening_release(domain->pending);
     virFreeError(domain->failure);
     g_free(domain->uri);
     g_free(domain->name);

@@ -13,19 +13,19 @@
 #define POLL_US (50 * 1000)
 
 // Shared by both threads, with a reference each.
-typedef struct {
+struct _VsDomainOpening {
     char *uri;
     GMutex mutex;
     GCond cond;
     bool has_ended;
     virConnectPtr connection; // till somebody takes it
     virErrorPtr failure;
-} Opening;
+};
 
 static void
 opening_clear(gpointer data)
 {
-    Opening *opening = data;
+    VsDomainOpening *opening = data;
     if (opening->connection)
         virConnectClose(opening->connection);
     virFreeError(opening->failure);
@@ -34,17 +34,17 @@ opening_clear(gpointer data)
     g_free(opening->uri);
 }
 
-static void
-opening_release(Opening *opening)
+void
+vs_domain_opening_release(VsDomainOpening *opening)
 {
-    g_atomic_rc_box_release_full(opening, opening_clear);
+    if (opening)
+        g_atomic_rc_box_release_full(opening, opening_clear);
 }
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(Opening, opening_release)
 
-static Opening *
+static VsDomainOpening *
 opening_new(const char *uri)
 {
-    Opening *opening = g_atomic_rc_box_new0(Opening);
+    VsDomainOpening *opening = g_atomic_rc_box_new0(VsDomainOpening);
     opening->uri = g_strdup(uri);
     g_mutex_init(&opening->mutex);
     g_cond_init(&opening->cond);
@@ -54,7 +54,7 @@ opening_new(const char *uri)
 static void *
 open_main(void *user_data)
 {
-    g_autoptr(Opening) opening = user_data;
+    g_autoptr(VsDomainOpening) opening = user_data;
     virConnectPtr connection = virConnectOpen(opening->uri);
     g_mutex_lock(&opening->mutex);
     opening->connection = connection;
@@ -66,7 +66,7 @@ open_main(void *user_data)
 }
 
 static char *
-why_not(const Opening *opening)
+why_not(const VsDomainOpening *opening)
 {
     if (!opening->has_ended)
         return g_strdup("it takes the connection, but does not answer");
@@ -75,30 +75,46 @@ why_not(const Opening *opening)
                                                          : "no reason was given");
 }
 
-static virConnectPtr
-wait_for(Opening *opening, unsigned timeout_ms, char **why)
+static VsDomainOpening *
+start(const char *uri)
+{
+    VsDomainOpening *opening = opening_new(uri);
+    if (vs_domain_start_thread(open_main, g_atomic_rc_box_acquire(opening)))
+        return opening;
+    vs_domain_opening_release(opening);
+    vs_domain_opening_release(opening);
+    return NULL;
+}
+
+// Whether it has ended by then.
+static bool
+wait_for(VsDomainOpening *opening, unsigned timeout_ms, virConnectPtr *connection, char **why)
 {
     int64_t deadline_us = g_get_monotonic_time() + timeout_ms * INT64_C(1000);
     g_mutex_lock(&opening->mutex);
     while (!opening->has_ended && g_get_monotonic_time() < deadline_us)
         g_cond_wait_until(&opening->cond, &opening->mutex, g_get_monotonic_time() + POLL_US);
-    virConnectPtr connection = g_steal_pointer(&opening->connection);
-    if (!connection)
+    bool has_ended = opening->has_ended;
+    *connection = g_steal_pointer(&opening->connection);
+    if (!*connection)
         *why = why_not(opening);
     g_mutex_unlock(&opening->mutex);
-    return connection;
+    return has_ended;
 }
 
 virConnectPtr
-vs_domain_open_connection(const char *uri, unsigned timeout_ms, char **why)
+vs_domain_open_connection(const char *uri, unsigned timeout_ms, VsDomainOpening **pending,
+                          char **why)
 {
-    g_autoptr(Opening) opening = opening_new(uri);
-    if (!vs_domain_start_thread(open_main, g_atomic_rc_box_acquire(opening))) {
-        opening_release(opening);
+    if (!*pending)
+        *pending = start(uri);
+    if (!*pending) {
         *why = g_strdup("no thread can be started");
         return NULL;
     }
-    virConnectPtr connection = wait_for(opening, timeout_ms, why);
+    virConnectPtr connection;
+    if (wait_for(*pending, timeout_ms, &connection, why))
+        g_clear_pointer(pending, vs_domain_opening_release);
     // What is on no daemon needs none, and says so.
     if (connection &&
         virConnectSetKeepAlive(connection, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT) != 0)

@@ -10,11 +10,13 @@
 G_BEGIN_DECLS
 
 typedef struct _VsDomainWatch VsDomainWatch;
+typedef struct _VsDomainOpening VsDomainOpening;
 
 struct _VsDomain {
     char *uri; // NULL: libvirt's default
     virConnectPtr connection;
     virDomainPtr handle;
+    VsDomainOpening *pending; // to connect again, without an answer yet; NULL: none
     char *name;
     char uuid[VIR_UUID_STRING_BUFLEN];
     virErrorPtr failure;  // of the last call that failed: asking whether the connection is alive
@@ -30,9 +32,14 @@ void vs_domain_start_event_loop(void);
 bool vs_domain_start_thread(void *(*main)(void *), void *user_data);
 
 // NULL where there is none by then, and why. Calls over it fail when the daemon has not answered
-// for half a minute, whatever they ask for.
+// for half a minute, whatever they ask for. *pending: an earlier try that got no answer, which is
+// gone on with, or NULL; set to this one where it gets none.
 virConnectPtr vs_domain_open_connection(const char *uri, unsigned timeout_ms,
+                                        VsDomainOpening **pending,
                                         char **why) G_GNUC_WARN_UNUSED_RESULT;
+// A try that nobody waits for ends by itself. NULL is nothing.
+void vs_domain_opening_release(VsDomainOpening *opening);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VsDomainOpening, vs_domain_opening_release)
 
 // Sets error from what libvirt last complained of.
 void vs_domain_set_error(const VsDomain *domain, const char *operation, GError **error);

@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "plugin/hypervisor/qmp-guard.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "plugin/hypervisor/qmp-disks.h"
 #include "plugin/hypervisor/unix-socket.h"
 
 // Choosing --------------------------------------------------------------------------------------
 
-// Their schemas say the same, in 200 KB that take QEMU's main loop 20 ms and more.
-#define VERSION_OF_JOB_POLICY 10001000u
+// Their schemas say the same, in 200 KB that take QEMU's main loop 20 ms and more. Moving devices
+// was tested with 7.2, and what it rests on was changed in 8.0.
 #define VERSION_OF_FILTER_POLICY 7001000u
+#define VERSION_UNTESTED 8000000u
+#define VERSION_OF_JOB_POLICY 10001000u
 
 VsQmpGuard
 vs_qmp_guard_of_version(unsigned qemu_version)
 {
     if (qemu_version >= VERSION_OF_JOB_POLICY) // in the transaction, without moving the device
         return VS_QMP_GUARD_JOB;
-    return qemu_version >= VERSION_OF_FILTER_POLICY ? VS_QMP_GUARD_FILTER : VS_QMP_GUARD_NONE;
+    bool has_filter = qemu_version >= VERSION_OF_FILTER_POLICY && qemu_version < VERSION_UNTESTED;
+    return has_filter ? VS_QMP_GUARD_FILTER : VS_QMP_GUARD_NONE;
 }
 
 static bool
@@ -200,6 +207,20 @@ vs_qmp_guard_prepare(VsQmpDriver *driver, GCancellable *cancellable, GError **er
     g_debug("no guard: %s", failure->message);
     g_error_free(failure);
     return do_without(driver, error);
+}
+
+// blockdev-reopen has QEMU flush the images while the guests' requests wait: what is written back
+// before need not be then.
+void
+vs_qmp_guard_write_back(const VsQmpDriver *driver)
+{
+    for (unsigned i = 0; i < driver->capture_count && driver->capture_count > 1; i++) {
+        int fd = open(driver->captures[i].disk->disk->source, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0 || fdatasync(fd) < 0)
+            g_debug("writing an image back: %s", g_strerror(errno));
+        if (fd >= 0)
+            close(fd);
+    }
 }
 
 bool

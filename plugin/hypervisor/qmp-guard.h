@@ -62,6 +62,8 @@ bool vs_qmp_guard_choose(VsQmpDriver *driver, const VsPoint *point, GCancellable
 // QEMU refuses is done without.
 bool vs_qmp_guard_prepare(VsQmpDriver *driver, GCancellable *cancellable,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+// Right before the next one, of captures guarded by filters, so that it is short.
+void vs_qmp_guard_write_back(const VsQmpDriver *driver);
 // All captures at once; they are guarded by a filter. Not cancellable. After VS_QMP_ERROR_TIMEOUT
 // or _CLOSED it may have taken place.
 bool vs_qmp_guard_attach(VsQmpDriver *driver, GError **error) G_GNUC_WARN_UNUSED_RESULT;

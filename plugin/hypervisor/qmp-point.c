@@ -255,6 +255,8 @@ static bool
 start(VsQmpDriver *driver, VsPoint *point, GCancellable *cancellable, GError **error)
 {
     g_autoptr(VsQmpTransaction) transaction = make_transaction(driver);
+    if (is_filtered(driver))
+        vs_qmp_guard_write_back(driver);
     int64_t from_us = g_get_monotonic_time();
     if (g_cancellable_set_error_if_cancelled(cancellable, error) ||
         !vs_qmp_driver_freeze(driver, point->freeze_timeout_ms, cancellable, error))

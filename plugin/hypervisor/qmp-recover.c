@@ -122,7 +122,8 @@ vs_qmp_capture_remove(VsQmpClient *client, VsQmpCapture *capture, GError **error
     if (capture->has_file)
         vs_qmp_note_failure(&first,
                             remove_node(client, capture->names.file_node, &capture->has_file));
-    if (capture->has_fdset)
+    // By its label the rest is found: as long as there is any, it stays.
+    if (capture->has_fdset && !first)
         vs_qmp_note_failure(&first, remove_fdset(client, capture));
     if (first)
         g_propagate_error(error, first);

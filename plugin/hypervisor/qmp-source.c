@@ -132,7 +132,9 @@ vs_qmp_driver_stop_server(VsQmpDriver *driver, GError **error)
     driver->has_server = false;
     GError *failure = NULL;
     bool ok = vs_qmp_nbd_server_stop(driver->client, NULL, &failure);
-    if (!unmark_server(driver, ok ? &failure : NULL))
+    // As long as it may run it stays marked. What QEMU refuses is to stop one that doesn't run.
+    bool may_run = failure && !g_error_matches(failure, VS_QMP_ERROR, VS_QMP_ERROR_COMMAND);
+    if (!may_run && !unmark_server(driver, ok ? &failure : NULL))
         ok = false;
     if (failure)
         g_propagate_error(error, failure);
@@ -450,7 +452,9 @@ vs_qmp_driver_close_source(VsDriver *base, unsigned index, GError **error)
     }
     g_clear_error(&failure);
     if (driver->has_ended) {
-        forget_objects(driver, capture);
+        // Where it may only have hung up they are still there, and the scratch is in use.
+        if (driver->is_shutting_down)
+            forget_objects(driver, capture);
         return true;
     }
     for (unsigned i = 0; i < driver->capture_count; i++)

@@ -53,7 +53,11 @@ class CreateUndo : public catalogue_fixture::Catalogue
             {"block-set-write-threshold", nothing},
             {"block-dirty-bitmap-add", nothing},
             {"human-monitor-command", text(R"("")")},
-            {"remove-fd", nothing},
+            {"remove-fd",
+             [this](const FakeQmpCommand &) {
+                 labels_removed_++;
+                 return "{}";
+             }},
         };
         if (has_two_disks) {
             handlers["qom-get"] = [](const FakeQmpCommand &command) -> std::string {
@@ -82,6 +86,8 @@ class CreateUndo : public catalogue_fixture::Catalogue
         EXPECT_EQ(vs_engine_create(&engine, &request, &error), nullptr);
         EXPECT_NE(catalogue_fixture::Why(error).find("transaction"), std::string::npos);
     }
+    std::atomic<unsigned> labels_removed_{0}; // by which `recover` finds what is left
+
     unsigned
     count_notes()
     {
@@ -90,16 +96,18 @@ class CreateUndo : public catalogue_fixture::Catalogue
     }
 };
 
-TEST_F(CreateUndo, LeavesItsNoteWhereSomethingIsLeftInQemu)
+TEST_F(CreateUndo, LeavesItsNoteAndItsLabelWhereSomethingIsLeftInQemu)
 {
     create(false);
     EXPECT_EQ(count_notes(), 1u);
+    EXPECT_EQ(labels_removed_, 0u);
 }
 
 TEST_F(CreateUndo, TakesItsNoteBackWhereNothingIsLeft)
 {
     create(true);
     EXPECT_EQ(count_notes(), 0u);
+    EXPECT_EQ(labels_removed_, 1u);
 }
 
 // Which lacks a piece of it: the job is tried instead.
