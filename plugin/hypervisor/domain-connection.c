@@ -53,6 +53,12 @@ vs_domain_set_error(const VsDomain *domain, const char *operation, GError **erro
     int code = last ? last->code : VIR_ERR_OK;
     g_autofree char *text =
         vs_domain_flatten(last && last->message ? last->message : "no reason was given");
+    if (domain->why_gone) {
+        g_set_error(error, VS_DOMAIN_ERROR, VS_DOMAIN_ERROR_FAILED,
+                    "domain '%s': %s: libvirt is gone: %s", domain->name, operation,
+                    domain->why_gone);
+        return;
+    }
     if (code == VIR_ERR_CHECKPOINT_INCONSISTENT || code == VIR_ERR_NO_DOMAIN_CHECKPOINT)
         g_set_error(error, VS_DOMAIN_ERROR, VS_DOMAIN_ERROR_CHECKPOINT, "domain '%s': %s: %s",
                     domain->name, operation, text);
@@ -96,13 +102,11 @@ static bool
 connect_again(VsDomain *domain, unsigned timeout_ms)
 {
     disconnect(domain);
-    g_autofree char *why = NULL;
+    g_clear_pointer(&domain->why_gone, g_free);
     // What has had its time already is only looked at.
     unsigned least_ms = domain->pending ? 0 : REOPEN_TIMEOUT_MS;
-    domain->connection =
-        vs_domain_open_connection(domain->uri, MAX(timeout_ms, least_ms), &domain->pending, &why);
-    if (why)
-        g_debug("connecting to libvirt again: %s", why);
+    domain->connection = vs_domain_open_connection(domain->uri, MAX(timeout_ms, least_ms),
+                                                   &domain->pending, &domain->why_gone);
     if (domain->connection)
         domain->handle = virDomainLookupByUUIDString(domain->connection, domain->uuid);
     return domain->handle != NULL;
@@ -193,6 +197,7 @@ vs_domain_free(VsDomain *domain)
     disconnect(domain);
     vs_domain_opening_release(domain->pending);
     virFreeError(domain->failure);
+    g_free(domain->why_gone);
     g_free(domain->uri);
     g_free(domain->name);
     g_free(domain);

@@ -21,6 +21,7 @@ struct _VsDomain {
     char uuid[VIR_UUID_STRING_BUFLEN];
     virErrorPtr failure;  // of the last call that failed: asking whether the connection is alive
                           // makes libvirt forget it
+    char *why_gone;       // libvirt can't be connected to; NULL: it could, or nobody has tried
     bool is_given_up;     // libvirt has not come back in time: no longer waited for
     VsDomainWatch *watch; // of this connection, NULL: none
     int watch_id;

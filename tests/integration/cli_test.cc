@@ -59,7 +59,7 @@ class Cli : public testing::Test
             Json list = virtsnap_.json({"list", "--status", "progressing"});
             if (list.size() > 0)
                 *group = list[0]["group"].text();
-            return list.size() == 2 && qemu_->monitor().execute("query-block-exports").size() == 2;
+            return list.size() == 2 && list[1]["progress"].number() > 0;
         })) << process->err();
         return process;
     }
