@@ -83,10 +83,10 @@ static bool
 choose_filter(VsQmpDriver *driver, const VsPoint *point, GCancellable *cancellable, GError **error)
 {
     g_autoptr(GPtrArray) devices = vs_qmp_query_devices(driver->client, cancellable, error);
-    bool all = false; // with iothreads adding a filter has aborted QEMU 7.2
-    if (!devices || !vs_qmp_has_iothreads(driver->client, &all, cancellable, error))
+    bool has_iothreads;
+    if (!devices || !vs_qmp_has_iothreads(driver->client, &has_iothreads, cancellable, error))
         return false;
-    all = !all;
+    bool all = !has_iothreads; // with them adding a filter has aborted QEMU 7.2
     for (unsigned i = 0; i < point->count && all; i++) {
         VsQmpCapture *capture = &driver->captures[i];
         capture->device_path = find_movable(driver->client, devices, &point->disks[i]);
