@@ -160,15 +160,15 @@ run(void *unused)
 }
 
 bool
-vs_domain_start_thread(void *(*main)(void *), void *user_data)
+vs_domain_start_thread(void *(*main)(void *), void *user_data, pthread_t *thread)
 {
     sigset_t all, before;
-    pthread_t thread;
     sigfillset(&all);
     if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0)
         return false;
-    bool ok = pthread_create(&thread, NULL, main, user_data) == 0 && pthread_detach(thread) == 0;
-    return pthread_sigmask(SIG_SETMASK, &before, NULL) == 0 && ok;
+    bool ok = pthread_create(thread, NULL, main, user_data) == 0;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ok;
 }
 
 static void
@@ -177,7 +177,8 @@ start(void)
     waiters = g_hash_table_new_full(NULL, NULL, NULL, waiter_release);
     context = g_main_context_new();
     // Without the thread libvirt must not count on a loop: it does without events then.
-    if (vs_domain_start_thread(run, NULL))
+    pthread_t thread;
+    if (vs_domain_start_thread(run, NULL, &thread) && pthread_detach(thread) == 0)
         virEventRegisterImpl(add_handle, update, take_away, add_timeout, update, take_away);
 }
 

@@ -15,6 +15,7 @@
 // Shared by both threads, with a reference each.
 struct _VsDomainOpening {
     char *uri;
+    pthread_t thread; // of the other one, whose end is waited for once it has_ended
     GMutex mutex;
     GCond cond;
     bool has_ended;
@@ -34,11 +35,25 @@ opening_clear(gpointer data)
     g_free(opening->uri);
 }
 
+static void
+opening_unref(VsDomainOpening *opening)
+{
+    g_atomic_rc_box_release_full(opening, opening_clear);
+}
+
 void
 vs_domain_opening_release(VsDomainOpening *opening)
 {
-    if (opening)
-        g_atomic_rc_box_release_full(opening, opening_clear);
+    if (!opening)
+        return;
+    g_mutex_lock(&opening->mutex);
+    bool has_ended = opening->has_ended;
+    g_mutex_unlock(&opening->mutex);
+    // What it still holds of its own goes as it ends, which is at once.
+    int failed = has_ended ? pthread_join(opening->thread, NULL) : pthread_detach(opening->thread);
+    if (failed)
+        g_debug("a thread that opened a connection: %s", g_strerror(failed));
+    opening_unref(opening);
 }
 
 static VsDomainOpening *
@@ -54,7 +69,7 @@ opening_new(const char *uri)
 static void *
 open_main(void *user_data)
 {
-    g_autoptr(VsDomainOpening) opening = user_data;
+    VsDomainOpening *opening = user_data;
     virConnectPtr connection = virConnectOpen(opening->uri);
     g_mutex_lock(&opening->mutex);
     opening->connection = connection;
@@ -62,6 +77,7 @@ open_main(void *user_data)
     opening->has_ended = true;
     g_cond_signal(&opening->cond);
     g_mutex_unlock(&opening->mutex);
+    opening_unref(opening);
     return NULL;
 }
 
@@ -79,10 +95,10 @@ static VsDomainOpening *
 start(const char *uri)
 {
     VsDomainOpening *opening = opening_new(uri);
-    if (vs_domain_start_thread(open_main, g_atomic_rc_box_acquire(opening)))
+    if (vs_domain_start_thread(open_main, g_atomic_rc_box_acquire(opening), &opening->thread))
         return opening;
-    vs_domain_opening_release(opening);
-    vs_domain_opening_release(opening);
+    opening_unref(opening);
+    opening_unref(opening);
     return NULL;
 }
 

@@ -4,6 +4,7 @@
 
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
+#include <pthread.h>
 
 #include "plugin/hypervisor/domain.h"
 
@@ -29,8 +30,8 @@ struct _VsDomain {
 
 // To be called before libvirt is connected to. Where it fails there are no events, and no more.
 void vs_domain_start_event_loop(void);
-// A thread that nobody waits for. It gets no signals: the others know what to do with them.
-bool vs_domain_start_thread(void *(*main)(void *), void *user_data);
+// A thread to join or to detach. It gets no signals: the others know what to do with them.
+bool vs_domain_start_thread(void *(*main)(void *), void *user_data, pthread_t *thread);
 
 // NULL where there is none by then, and why. Calls over it fail when the daemon has not answered
 // for half a minute, whatever they ask for. *pending: an earlier try that got no answer, which is
