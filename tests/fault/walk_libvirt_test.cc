@@ -86,11 +86,11 @@ class LibvirtWalk : public libvirt_fixture::LibvirtTest, public testing::WithPar
     // the next create's mode: a QEMU that was killed has not stored its bitmaps, but the create may
     // have seen the domain off, and taken it so.
     std::string
-    restart(const Outcome &outcome)
+    restart(const Outcome &outcome, pid_t qemu)
     {
-        const bool was_on = domain_->state() == "running";
+        const bool was_on = domain_->state() != "shut off";
         if (was_on)
-            is("peerkill") ? domain_->crash() : domain_->quit();
+            domain_->end(qemu, is("peerkill") ? SIGKILL : SIGTERM);
         start();
         if (!is("peerkill"))
             return "incremental";
@@ -111,12 +111,12 @@ class LibvirtWalk : public libvirt_fixture::LibvirtTest, public testing::WithPar
         EXPECT_TRUE(other == 0 || other == disks_.size()) << other;
     }
     void
-    expect_all_well(const Outcome &outcome, const Fault &fault)
+    expect_all_well(const Outcome &outcome, const Fault &fault, pid_t qemu)
     {
         walk_fixture::expect_orderly_end(outcome, fault);
         std::string next = "incremental";
         if (is("peerkill") || is("peerquit"))
-            next = restart(outcome);
+            next = restart(outcome, qemu);
         EXPECT_EQ(domain_->state(), "running");
         for (const Json &one : virtsnap_.json({"recover"})["recovered"].items())
             EXPECT_TRUE(one["error"].is_null()) << one.dump();
@@ -157,9 +157,10 @@ TEST_P(LibvirtWalk, NothingIsLostAndTheDomainIsNotHurt)
         SCOPED_TRACE(fault.text());
         change();
         const auto begun = support::Clock::now();
-        const Outcome outcome = injector_.run(fault, command(), domain_->pid());
+        const pid_t qemu = domain_->pid();
+        const Outcome outcome = injector_.run(fault, command(), qemu);
         EXPECT_LT(support::Clock::now() - begun, kPatience) << outcome.err;
-        walk_fixture::expect_no_throw([&] { expect_all_well(outcome, fault); });
+        walk_fixture::expect_no_throw([&] { expect_all_well(outcome, fault, qemu); });
         tried++;
         failed += outcome.exit_code == 0 ? 0 : 1;
         if (HasFailure())

@@ -48,34 +48,46 @@ class PeerWalk : public WalkTest, public testing::WithParamInterface<Kind>
         return std::string(GetParam().action) == action;
     }
     // QEMU ends as it was told to, now if the create was over before, and comes back on the same
-    // image.
-    void
+    // image. Returns the next create's mode, "" where it may be any.
+    std::string
     restart()
     {
         qemu_->process().signal(is("peerkill") ? SIGKILL : SIGTERM);
         const auto ended = qemu_->process().wait(create_fixture::kSoon);
-        ASSERT_TRUE(ended) << "it goes on";
-        EXPECT_EQ(ended->signal, is("peerkill") ? SIGKILL : 0) << ended->err;
-        EXPECT_EQ(ended->exit_code, is("peerkill") ? -1 : 0) << ended->err;
+        if (!ended)
+            throw std::runtime_error("QEMU goes on");
+        // QEMU 7.2 may die of its own end while a client negotiates with its NBD server: the export
+        // is freed under the coroutine that answers (nbd_negotiate_meta_queries). It is ending
+        // anyway, and nobody can tell the client before. Whether it has stored its bitmaps by then
+        // is a matter of luck.
+        const bool is_known =
+            ended->signal == SIGSEGV && is("peerquit") && GetParam().boundary == std::string("nbd");
+        died_ += is_known ? 1 : 0;
+        if (!is_known) {
+            EXPECT_EQ(ended->signal, is("peerkill") ? SIGKILL : 0) << ended->err;
+            EXPECT_EQ(ended->exit_code, is("peerkill") ? -1 : 0) << ended->err;
+        }
         qemu_.reset();
         start();
+        // One that was killed has not stored its bitmaps; one that ends in order has.
+        return is_known ? "" : is("peerkill") ? "full" : "incremental";
     }
     void
     expect_all_well(const Outcome &outcome, const Fault &fault)
     {
         expect_orderly_end(outcome, fault);
-        if (!is("stall"))
-            restart();
+        const std::string next = is("stall") ? "incremental" : restart();
         expect_guest_unharmed();
         expect_recovered();
         EXPECT_EQ(virtsnap_.json({"list", "--status", "progressing"}).size(), 0u);
         note_new_snapshots();
         expect_all_restorable();
         change();
-        // A QEMU that was killed has not stored its bitmaps; one that ends in order has.
-        expect_next_alone(is("peerkill") ? "full" : "incremental");
+        expect_next_alone(next);
         expect_clean_qemu(1);
     }
+
+    unsigned died_ = 0; // of its own end
 };
 
 TEST_P(PeerWalk, NothingIsLostAndTheNextIsRight)
@@ -97,8 +109,8 @@ TEST_P(PeerWalk, NothingIsLostAndTheNextIsRight)
         if (HasFailure())
             break;
     }
-    printf("%s %s %s: %u of %u points, %u creates failed\n", kind.capture, kind.boundary,
-           kind.action, tried, points, failed);
+    printf("%s %s %s: %u of %u points, %u creates failed, QEMU died of its end %u times\n",
+           kind.capture, kind.boundary, kind.action, tried, points, failed, died_);
 }
 
 INSTANTIATE_TEST_SUITE_P(

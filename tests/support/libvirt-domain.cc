@@ -202,9 +202,13 @@ LibvirtDomain::quit()
 void
 LibvirtDomain::crash()
 {
-    const pid_t qemu = pid();
+    end(pid(), SIGKILL);
+}
 
-    kill(qemu, SIGKILL);
+void
+LibvirtDomain::end(pid_t qemu, int signal)
+{
+    kill(qemu, signal);
     wait_until_off(qemu);
 }
 

@@ -71,6 +71,8 @@ class LibvirtDomain
     void quit();
     // Kills QEMU; nothing is stored.
     void crash();
+    // Sends its QEMU, which may be ending already, the signal that ends it, and waits for that.
+    void end(pid_t qemu, int signal);
     void suspend();
     void resume();
 
