@@ -33,11 +33,12 @@ typedef struct {
     VsKeepFunc keep;
     gpointer user_data;
     VsCodec *codec;
-    uint8_t *raw;       // VS_PACK_MAX_RAW_BYTES
-    GArray *plans;      // of PackPlan
-    GHashTable *listed; // set of VsPackId
-    unsigned damaged;   // packs that stay because something wanted in them can't be read
-    char *damage;       // the first one's
+    uint8_t *raw;        // VS_PACK_MAX_RAW_BYTES
+    GArray *plans;       // of PackPlan
+    GHashTable *listed;  // set of VsPackId
+    GHashTable *staying; // set of VsPackId: of the plans
+    unsigned damaged;    // packs that stay because something wanted in them can't be read
+    char *damage;        // the first one's
 } Compact;
 
 static void
@@ -48,6 +49,7 @@ compact_clear(Compact *compact)
     g_clear_pointer(&compact->codec, vs_codec_free);
     g_clear_pointer(&compact->plans, g_array_unref);
     g_clear_pointer(&compact->listed, g_hash_table_unref);
+    g_clear_pointer(&compact->staying, g_hash_table_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Compact, compact_clear)
 
@@ -123,11 +125,13 @@ static void
 plan_small_packs(Compact *compact)
 {
     unsigned count = 0;
+    bool adds_one = false; // what is rewritten may end in a small pack
     for (guint i = 0; i < compact->plans->len; i++) {
         const PackPlan *plan = &g_array_index(compact->plans, PackPlan, i);
         count += plan->fate == PACK_STAYS && plan->size_bytes < SMALL_PACK_BYTES;
+        adds_one |= plan->fate == PACK_REWRITTEN;
     }
-    if (count <= SMALL_PACKS_TOLERATED) {
+    if (count + adds_one <= SMALL_PACKS_TOLERATED) {
         return;
     }
     for (guint i = 0; i < compact->plans->len; i++) {
@@ -140,7 +144,36 @@ plan_small_packs(Compact *compact)
     }
 }
 
+static void
+note_staying(Compact *compact)
+{
+    compact->staying = vs_pack_id_set_new();
+    for (guint i = 0; i < compact->plans->len; i++) {
+        const PackPlan *plan = &g_array_index(compact->plans, PackPlan, i);
+        if (plan->fate == PACK_STAYS) {
+            vs_pack_id_set_add(compact->staying, &plan->id);
+        }
+    }
+}
+
 // Copying -------------------------------------------------------------------------------------
+
+// Whether a pack that is left as it is has the object, too: another copy would only be in the way
+// of the next compaction.
+static bool
+is_in_staying_pack(Compact *compact, const VsDigest *digest)
+{
+    VsIndexEntry found[VS_PACK_INDEX_MAX_MATCHES];
+    g_autoptr(VsIndexSet) set = vs_chunk_store_index_set(compact->store);
+    unsigned count = vs_chunk_store_find(compact->store, set, digest, found);
+    for (unsigned i = 0; i < count; i++) {
+        if (g_hash_table_contains(compact->staying, &found[i].pack) &&
+            vs_chunk_store_read_at(compact->store, compact->codec, &found[i], compact->raw, NULL)) {
+            return true;
+        }
+    }
+    return false;
+}
 
 // Verifies the object and puts it, as it is coded, into the current pack.
 static bool
@@ -181,7 +214,7 @@ copy_pack(Compact *compact, PackPlan *plan, GError **error)
     for (guint i = 0; i < table.entries->len; i++) {
         const VsPackEntry *entry = &g_array_index(table.entries, VsPackEntry, i);
         g_autoptr(GError) unread = NULL;
-        if (!is_live(compact, &plan->id, entry) ||
+        if (!is_live(compact, &plan->id, entry) || is_in_staying_pack(compact, &entry->digest) ||
             copy_object(compact, &plan->id, entry, &unread)) {
             continue;
         }
@@ -317,6 +350,7 @@ prepare(Compact *compact, GError **error)
         plan_pack(compact, &g_array_index(packs, VsPackId, i));
     }
     plan_small_packs(compact);
+    note_staying(compact);
     return true;
 }
 

@@ -28,7 +28,7 @@ typedef enum {
 #define VS_PACK_INDEX_MAX_FANOUT_BITS 16
 #define VS_PACK_INDEX_MAX_PACKS (1u << 24)
 #define VS_PACK_INDEX_RESIDENT_BYTES (4u << 20)
-#define VS_PACK_INDEX_MAX_MATCHES 8 // of one digest in one look-up; more are of no use
+#define VS_PACK_INDEX_MAX_MATCHES 32 // of one digest in one look-up; more are of no use
 
 typedef struct {
     VsPackEntry entry;

@@ -40,6 +40,19 @@ find_bitmap(const VsDisk *disk, const char *name)
     return NULL;
 }
 
+bool
+vs_plan_has_other_bitmap(const VsDisk *disk, const char *repository_id, const VsManifest *base)
+{
+    if (base && base->bitmap && find_bitmap(disk, base->bitmap))
+        return false;
+    for (unsigned i = 0; i < disk->bitmaps->len; i++) {
+        const VsQmpBitmap *bitmap = g_ptr_array_index(disk->bitmaps, i);
+        if (bitmap->name && vs_bitmap_is_of(bitmap->name, repository_id))
+            return true;
+    }
+    return false;
+}
+
 // The companion bitmap that tells whether the disk has been as long as now, or longer, ever since;
 // NULL: there is none, only the content can tell (vs_pull_check).
 static const VsQmpBitmap *

@@ -32,6 +32,10 @@ void vs_plan_disk_free(VsPlanDisk *disk);
 // Why a disk must be read in full, NULL: its bitmap can be trusted.
 char *vs_plan_full_reason(const VsDisk *disk, const VsBase *base);
 
+// Whether the disk has a bitmap of this repository, but not that of base (NULL: there is none).
+bool vs_plan_has_other_bitmap(const VsDisk *disk, const char *repository_id,
+                              const VsManifest *base);
+
 // JSON text of a disk's chain, as it stands in manifests.
 char *vs_plan_chain(const VsDisk *disk);
 

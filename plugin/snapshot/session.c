@@ -176,6 +176,20 @@ is_damage(const GError *error)
            error->domain == VS_TREE_ERROR;
 }
 
+// Asks the manifests themselves, all of them, which is the newest.
+static void
+distrust_catalogue(const VsEngine *engine, const VsDisk *disk, VsBase *base)
+{
+    g_autoptr(GError) ignored = NULL;
+    g_autoptr(VsManifest) newest =
+        vs_repository_newest(engine->repository, disk->id, NULL, &ignored);
+    if (!newest || newest->generation < base->generation)
+        return;
+    vs_manifest_free(base->manifest);
+    base->generation = newest->generation;
+    base->manifest = g_steal_pointer(&newest);
+}
+
 bool
 vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsBase *base, GError **error)
 {
@@ -185,6 +199,11 @@ vs_session_load_base(const VsEngine *engine, const VsDisk *disk, VsBase *base, G
     bool hidden;
     if (id)
         base->manifest = vs_repository_load_base(engine->repository, id, &hidden, &failure);
+    // A bitmap is kept for the newest snapshot only: noise in the catalogue's file that SQLite does
+    // not notice would cost it.
+    if (!failure &&
+        vs_plan_has_other_bitmap(disk, vs_repository_id(engine->repository), base->manifest))
+        distrust_catalogue(engine, disk, base);
     if (!failure && base->manifest)
         is_readable(engine, base->manifest, &failure);
     if (!failure)

@@ -347,6 +347,32 @@ TEST_F(DamagedCatalogue, MissingEmptyHalfOrGarbageIsMadeAnewByWhateverCommandCom
     }
 }
 
+// What no checksum notices: the newest snapshot is no more the one with the highest number.
+TEST_F(DamagedCatalogue, AWrongNewestDoesNotCostTheChain)
+{
+    for (const bool recovers : {true, false}) {
+        SCOPED_TRACE(recovers);
+        change();
+        create_next();
+        {
+            const Holder wrong(
+                virtsnap_.repository(),
+                "UPDATE snapshot SET generation = 0, created_at = 0 WHERE generation "
+                "= (SELECT max(generation) FROM snapshot)");
+        }
+        if (recovers)
+            expect_recovered();
+        change();
+        const Json next = create_next();
+        EXPECT_EQ(next["mode"].text(), "incremental") << next.dump();
+        expect_content(next["id"].text());
+        remove_catalogue();
+        expect_clean_qemu(1);
+        virtsnap_.json({"repo", "check"});
+    }
+    expect_all_restorable();
+}
+
 TEST_F(DamagedCatalogue, NoiseInAnyPlaceLosesNothing)
 {
     const char *walk = getenv("VIRTSNAP_FAULT_WALK");

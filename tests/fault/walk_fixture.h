@@ -243,8 +243,9 @@ class WalkTest : public create_fixture::CreateTest
     {
         const Json next = create_next();
         const std::string kept = next["id"].text();
-        if (!mode.empty()) // "": any
+        if (!mode.empty()) { // "": any
             EXPECT_EQ(next["mode"].text(), mode) << next.dump();
+        }
         if (next["mode"].text() == "full") {
             EXPECT_FALSE(next["mode_reason"].is_null()) << next.dump();
         }
