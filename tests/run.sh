@@ -103,6 +103,8 @@ main() {
     fi
 
     printf '\n'
+    sed -n 's/^! /failed: /p' "$results"
+    sed -i '/^! /d' "$results"
     awk '{ printf "%-20s %5d passed %3d failed %3d skipped\n", $1, $2, $3, $4 }' "$results"
     awk '{ p += $2; f += $3; s += $4 }
         END { printf "%d passed, %d failed, %d skipped\n", p, f, s; exit f > 0 }' "$results"

@@ -6,6 +6,7 @@
 #include <sqlite3.h>
 
 #include "tests/fault/walk_fixture.h"
+#include "tests/support/file.h"
 #include "tests/support/gate.h"
 #include "tests/support/small-file-system.h"
 
@@ -251,8 +252,7 @@ class DamagedCatalogue : public CatalogueFaults
     std::string
     read() const
     {
-        std::ifstream stream(catalogue(), std::ios::binary);
-        return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+        return support::read_file(catalogue());
     }
     void
     overwrite(const std::string &content) const

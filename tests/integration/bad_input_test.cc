@@ -11,6 +11,7 @@
 #include <thread>
 #include <unistd.h>
 
+#include "tests/support/file.h"
 #include "tests/support/gate.h"
 #include "tests/support/qemu-process.h"
 #include "tests/support/virtsnap.h"
@@ -294,8 +295,7 @@ TEST_F(BadInput, ARepositoryOfANewerFormatOrWithADamagedConfiguration)
 {
     start_qemu();
     std::string config = virtsnap_.repository() + "/config";
-    std::ifstream file(config);
-    std::string text(std::istreambuf_iterator<char>(file), {});
+    std::string text = support::read_file(config);
     std::string newer = text;
     size_t at = newer.find("\"format\":");
     ASSERT_NE(at, std::string::npos) << text;

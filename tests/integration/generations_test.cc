@@ -4,12 +4,11 @@
 // qemu-img's view of the disks at each point in time.
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <gtest/gtest.h>
-#include <iterator>
 #include <random>
 #include <set>
 
+#include "tests/support/file.h"
 #include "tests/support/gate.h"
 #include "tests/support/qemu-process.h"
 #include "tests/support/virtsnap.h"
@@ -20,17 +19,11 @@ namespace
 using support::Json;
 using support::must_run;
 using support::QemuProcess;
+using support::read_file;
 using support::TempDir;
 using support::Virtsnap;
 
 constexpr uint64_t kCluster = 64 * 1024;
-
-std::string
-slurp(const std::string &path)
-{
-    std::ifstream file(path, std::ios::binary);
-    return std::string(std::istreambuf_iterator<char>(file), {});
-}
 
 // A disk of the VM and which of its clusters have been touched since the last snapshot.
 struct Disk {
@@ -163,7 +156,7 @@ class Generations : public testing::Test
             std::string copy = dir_.file("oracle.raw");
             must_run(
                 {"qemu-img", "convert", "-U", "-f", disk.format, "-O", "raw", disk.path, copy});
-            contents.push_back(slurp(copy));
+            contents.push_back(read_file(copy));
             remove(copy.c_str());
         }
         return contents;
@@ -182,7 +175,7 @@ class Generations : public testing::Test
     {
         std::string path = dir_.file("restored.raw");
         virtsnap_.json({"restore", id, "--to", path, "--format", "raw"});
-        std::string content = slurp(path);
+        std::string content = read_file(path);
         remove(path.c_str());
         return content;
     }
@@ -194,7 +187,7 @@ class Generations : public testing::Test
         virtsnap_.json({"restore", id, "--to", path, "--format", "qcow2"});
         must_run({"qemu-img", "check", "-q", path});
         must_run({"qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw});
-        std::string content = slurp(raw);
+        std::string content = read_file(raw);
         remove(path.c_str());
         remove(raw.c_str());
         return content;

@@ -36,7 +36,7 @@ kill_at(Process &victim, std::chrono::microseconds moment)
     const bool was_running = victim.running();
     if (was_running)
         victim.signal(SIGKILL);
-    EXPECT_TRUE(victim.wait(kSoon));
+    EXPECT_TRUE(victim.wait(kSoon)) << victim.threads();
     return was_running;
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "nbd-export/pull/pull.h"
+#include "tests/support/file.h"
 #include "tests/support/gate.h"
 #include "tests/support/process.h"
 #include "tests/support/temp-dir.h"
@@ -23,13 +24,6 @@ constexpr uint64_t kCluster = 64 << 10;
 constexpr uint64_t kSize = 12 * kMiB;
 constexpr int kSound = -1;
 constexpr char kByte = '\xcd'; // what qemu-io writes unless told
-
-std::string
-slurp(const std::string &path)
-{
-    std::ifstream file(path);
-    return {std::istreambuf_iterator<char>(file), {}};
-}
 
 // The base's content as a list of ranges, and what it was asked.
 struct Base {
@@ -382,7 +376,7 @@ TEST_F(PullCheck, ReadsAPageOfTheDisk)
     disk_ = connect_nbdkit(
         {"--filter=log", "data", "data=@8388608 0xcd*65536", "size=12M", "logfile=" + log});
     EXPECT_EQ(check(), kSound);
-    std::string text = slurp(log);
+    std::string text = support::read_file(log);
     size_t read = text.find(" Read ");
     ASSERT_NE(read, std::string::npos);
     EXPECT_NE(text.find("count=0x1000", read), std::string::npos) << text;
@@ -416,7 +410,7 @@ TEST_F(PullCheck, StopsSoonWhenEitherConnectionIsCancelled)
             {"--filter=log", "--filter=delay", "memory", "12M", "delay-read=60", "logfile=" + log});
         std::thread canceller([&] {
             EXPECT_TRUE(support::wait_until(std::chrono::seconds(10), [&] {
-                return slurp(log).find(" Read ") != std::string::npos;
+                return support::read_file(log).find(" Read ") != std::string::npos;
             }));
             vs_pull_cancel(first ? pull_ : disk_);
         });

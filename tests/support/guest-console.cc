@@ -2,12 +2,11 @@
 #include "tests/support/guest-console.h"
 
 #include "tests/support/environment.h"
+#include "tests/support/file.h"
 
 #include <chrono>
 #include <cinttypes>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <stdexcept>
 
 namespace support
@@ -68,9 +67,7 @@ guest_command_line(const WriterOptions &options)
 std::string
 GuestConsole::text() const
 {
-    std::ifstream file(path_, std::ios::binary);
-
-    return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    return read_file(path_);
 }
 
 WriterStatus

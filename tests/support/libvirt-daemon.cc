@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "tests/support/libvirt-daemon.h"
 
+#include "tests/support/file.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -8,7 +10,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <system_error>
 #include <unistd.h>
@@ -175,9 +176,7 @@ LibvirtDaemon::give(const std::string &path) const
 std::string
 LibvirtDaemon::log() const
 {
-    std::ifstream stream(file("libvirtd.log"), std::ios::binary);
-    const std::string text = {std::istreambuf_iterator<char>(stream),
-                              std::istreambuf_iterator<char>()};
+    const std::string text = read_file(file("libvirtd.log"));
 
     return text.substr(text.size() - std::min(text.size(), LOG_MAX));
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "tests/support/libvirt-domain.h"
 
+#include "tests/support/file.h"
+
 #include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -17,14 +18,6 @@ namespace
 {
 
 constexpr std::chrono::seconds OFF_TIMEOUT(60);
-
-std::string
-read_file(const std::string &path)
-{
-    std::ifstream stream(path, std::ios::binary);
-
-    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-}
 
 bool
 contains(const std::string &text, const std::string &part)

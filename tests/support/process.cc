@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 #include "tests/support/process.h"
 
+#include "tests/support/file.h"
+
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
+#include <filesystem>
 #include <poll.h>
 #include <stdexcept>
 #include <sys/mman.h>
@@ -200,6 +203,20 @@ std::string
 Process::err() const
 {
     return content(err_fd_);
+}
+
+std::string
+Process::threads() const
+{
+    std::error_code error;
+    std::string text;
+    for (const auto &task :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(pid_) + "/task", error)) {
+        const std::string path = task.path();
+        for (const char *name : {"/status", "/wchan", "/stack"})
+            text += read_file(path + name).substr(0, 300) + "\n";
+    }
+    return text;
 }
 
 Outcome

@@ -51,6 +51,8 @@ class Process
     // What it has written until now.
     std::string out() const;
     std::string err() const;
+    // What the kernel says of each of its threads, for the report of one that does not end.
+    std::string threads() const;
 
   private:
     [[noreturn]] void run_child(char *const *argv, char *const *env, const char *directory,

@@ -58,6 +58,12 @@ TEST(Process, GivesUpAtTheDeadline)
     EXPECT_THROW(run({"sleep", "60"}, {}, Milliseconds(50)), std::runtime_error);
 }
 
+TEST(Process, SaysWhatItsThreadsDo)
+{
+    support::Process process({"sleep", "60"});
+    EXPECT_NE(process.threads().find("State:"), std::string::npos);
+}
+
 TEST(Process, NamesAProgramThatDoesNotExist)
 {
     EXPECT_THROW(run({"no-such-program-anywhere"}), std::system_error);
