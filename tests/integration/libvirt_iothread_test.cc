@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: LGPL-2.1-or-later
 // Disks on iothreads: with QEMU 7.2 an NBD client that dies may take the VM along. By default that
 // can't happen, at whatever moment the program is killed.
+#include <cmath>
 #include <thread>
 
 #include "tests/integration/libvirt_fixture.h"
@@ -16,14 +17,14 @@ using support::QemuProcess;
 constexpr int kKills = 25;
 constexpr uint64_t kSize = 6 * kMiB + 3 * 512;
 
-// The moments of the kills, one in each of as many equal parts of the whole duration, in disorder.
-std::vector<std::chrono::microseconds>
-draw_moments(std::chrono::microseconds whole, std::mt19937 &random)
+// When to kill, as parts of the time that the command takes: one moment in each of kKills equal
+// parts, in disorder.
+std::vector<double>
+draw_moments(std::mt19937 &random)
 {
-    std::vector<std::chrono::microseconds> moments;
-    const auto part = whole.count() / kKills;
+    std::vector<double> moments;
     for (int i = 0; i < kKills; i++)
-        moments.emplace_back(part * i + std::uniform_int_distribution<int64_t>(0, part)(random));
+        moments.push_back((i + std::uniform_real_distribution<>(0, 1)(random)) / kKills);
     std::shuffle(moments.begin(), moments.end(), random);
     return moments;
 }
@@ -112,10 +113,11 @@ TEST_F(LibvirtIothread, KilledAtAnyMomentItLeavesTheDomainRunningAndTheChainInta
     flush_all();
     const auto begun = support::Clock::now();
     expect_mode(create(), "incremental");
-    const auto whole =
+    auto whole =
         std::chrono::duration_cast<std::chrono::microseconds>(support::Clock::now() - begun);
     int hits = 0;
-    for (const auto moment : draw_moments(whole, random_)) {
+    for (const double part : draw_moments(random_)) {
+        const auto moment = std::chrono::microseconds(std::llround(whole.count() * part));
         SCOPED_TRACE("killed after " + std::to_string(moment.count()) + " us of " +
                      std::to_string(whole.count()));
         write("vda", draw(kSize / 512 - 2000) * 512, kMiB / 2);
@@ -123,7 +125,10 @@ TEST_F(LibvirtIothread, KilledAtAnyMomentItLeavesTheDomainRunningAndTheChainInta
         write_some("vdb");
         flush_all();
         auto victim = virtsnap_.start(create_arguments({}));
-        hits += kill_at(*victim, moment) ? 1 : 0;
+        if (kill_at(*victim, moment))
+            hits++;
+        else
+            whole = moment; // it takes less time than it took
         expect_alive();
         const Json next = create();
         expect_mode(next, "incremental");
@@ -255,15 +260,19 @@ TEST_F(BareIothread, KilledAtAnyMomentItLeavesTheVmRunningAndTheChainIntact)
     write_all();
     const auto begun = support::Clock::now();
     virtsnap_.json({"create", vm_});
-    const auto whole =
+    auto whole =
         std::chrono::duration_cast<std::chrono::microseconds>(support::Clock::now() - begun);
     int hits = 0;
-    for (const auto moment : draw_moments(whole, random_)) {
+    for (const double part : draw_moments(random_)) {
+        const auto moment = std::chrono::microseconds(std::llround(whole.count() * part));
         SCOPED_TRACE("killed after " + std::to_string(moment.count()) + " us of " +
                      std::to_string(whole.count()));
         write_all();
         auto victim = virtsnap_.start({"create", vm_});
-        hits += kill_at(*victim, moment) ? 1 : 0;
+        if (kill_at(*victim, moment))
+            hits++;
+        else
+            whole = moment; // it takes less time than it took
         ASSERT_TRUE(qemu_->process().running()) << qemu_->process().err();
         write_all();
         expect_next("incremental");
